@@ -1,0 +1,1 @@
+merge_and_filter_self_align_with_dummy.py
