@@ -1,0 +1,47 @@
+# Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the pinned requirements.
+# `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+is_supported() { # a Python that the pinned packages exist for
+  "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3.12 python3 python}; do
+    if command -v "$candidate" >/dev/null && is_supported "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "no Python 3.11 or 3.12 among '${PYTHON:-python3.11 python3.12 python3 python}'." \
+    "Install one (Debian: apt-get install python3 python3-venv), or set PYTHON to its path."
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  echo "Creating $ROOT/.venv with $("$python" --version)"
+  "$python" -m venv --clear "$ROOT/.venv" ||
+    fail "'$python -m venv' failed. On Debian or Ubuntu: apt-get install python3-venv"
+}
+
+prepare_environment() { # FILE: requirements.txt or requirements-dev.txt
+  local wanted stamp=$ROOT/.venv/installed-$1
+  is_supported "$ROOT/.venv/bin/python" || make_venv
+  PYTHON=$ROOT/.venv/bin/python
+  wanted=$(cat "$ROOT"/requirements*.txt)
+  if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+    echo "Installing the packages of $1 into .venv (once; some minutes)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1" ||
+      fail "pip could not install $ROOT/$1; its message stands above. The packages come from PyPI," \
+        "so a network connection or a mirror (PIP_INDEX_URL) is needed."
+    echo "$wanted" >"$stamp"
+  fi
+}
