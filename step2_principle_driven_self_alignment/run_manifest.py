@@ -1,0 +1,161 @@
+"""What a generation run is made of: the manifest beside its shards.
+
+`NAME.manifest.json` holds a fingerprint of everything that a response depends on (model,
+tokenizer, principle prompt, sampling, rules for giving up) and of the prompts to be answered. The
+first launch of a run writes it; every later launch is held against it and refused where it
+differs, so that one set of shards never mixes two runs.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+SAMPLES_PER_FILE = 64
+SAMPLE_BYTES = 4096
+REMEDY = "Go on with the settings of the run, or start another one with a new --output_file"
+
+
+class RunDiffersError(ValueError):
+    """A launch doesn't belong to the run whose manifest it found."""
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """The fingerprint of a run. Hashes are SHA-256 in hexadecimal."""
+
+    model_config: str
+    weights: str
+    tokenizer: str
+    principle_prompt: str
+    filter_rules: str
+    keep_going: bool
+    temperature: float
+    top_p: float
+    seed: int
+    max_new_tokens: int
+    max_own_tokens: int
+    dtype: str
+    prompt_file_hash: str  # over id, instruction and input of every prompt, --limit or not
+    prompts: int  # how many are to be answered
+    prompt_ids_hash: str  # over the ids of those, sorted, one a line
+    input_file: str = ""  # where the prompts lay at the first launch; not compared
+
+    @classmethod
+    def load(cls, path: Path) -> "RunManifest":
+        """Reads a manifest; ValueError where it isn't one, FileNotFoundError without it."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a run's manifest: {error}") from error
+
+    def save(self, path: Path) -> None:
+        """Writes the manifest beside and renames it."""
+        temporary = self._write_beside(path)
+        temporary.replace(path)
+
+    def create(self, path: Path) -> bool:
+        """Writes the manifest unless there is one already; says whether it did.
+
+        Of several launches that start at once exactly one succeeds.
+        """
+        temporary = self._write_beside(path)
+        try:
+            path.hardlink_to(temporary)  # unlike a rename, this never replaces a file
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def difference(self, other: "RunManifest") -> str | None:
+        """The first field in which two runs differ, apart from --limit; None if they are one."""
+        free = {"prompts", "prompt_ids_hash", "input_file"}
+        for field in fields(self):
+            if field.name not in free and getattr(self, field.name) != getattr(other, field.name):
+                return field.name
+        return None
+
+    def join(self, path: Path) -> "RunManifest":
+        """Creates the run at `path`, or joins it; returns the manifest that holds from now on.
+
+        Raises RunDiffersError, naming the field, where this launch would be another run. A
+        greater --limit raises the number of prompts in the manifest; a smaller one leaves it.
+        """
+        if not path.exists() and self.create(path):
+            return self
+        present = RunManifest.load(path)
+        field = present.difference(self)
+        if field is not None:
+            raise RunDiffersError(
+                f"this launch differs from the run in {path}: {field} is "
+                f"{getattr(self, field)!r} here and {getattr(present, field)!r} there. {REMEDY}"
+            )
+        if self.prompts <= present.prompts:
+            return present
+        raised = replace(present, prompts=self.prompts, prompt_ids_hash=self.prompt_ids_hash)
+        raised.save(path)
+        return raised
+
+    def _write_beside(self, path: Path) -> Path:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a whole (small) file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hash_model_config(model_dir: Path) -> str:
+    """SHA-256 of the model's `config.json` or `params.json`."""
+    for name in ("config.json", "params.json"):
+        if (model_dir / name).is_file():
+            return hash_file(model_dir / name)
+    raise FileNotFoundError(f"{model_dir} has neither config.json nor params.json: not a model")
+
+
+def hash_weights(model_dir: Path) -> str:
+    """SHA-256 over name, size and samples of the weight files: telling, and quick at any size."""
+    weight_files = sorted(model_dir.glob("*.safetensors")) or sorted(model_dir.glob("*.pth"))
+    if not weight_files:
+        raise FileNotFoundError(f"{model_dir} has no weights: neither *.safetensors nor *.pth")
+    digest = hashlib.sha256()
+    for path in weight_files:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        for sample in _samples(path):
+            digest.update(sample)
+    return digest.hexdigest()
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    step = max(SAMPLE_BYTES, size // SAMPLES_PER_FILE)
+    with path.open("rb") as file:
+        for start in range(0, size, step):  # the first one holds a safetensors header
+            file.seek(start)
+            yield file.read(SAMPLE_BYTES)
+
+
+def hash_records(records: Iterable[dict]) -> str:
+    """SHA-256 over id, instruction and input of the prompt records, in the order given."""
+    digest = hashlib.sha256()
+    for record in records:
+        for name in ("id", "instruction", "input"):
+            digest.update(record[name].encode() + b"\0")
+    return digest.hexdigest()
