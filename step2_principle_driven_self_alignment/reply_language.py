@@ -1,0 +1,50 @@
+"""Tells whether a reply is in another language than its prompt, as far as the script shows it."""
+
+import re
+
+from repetition import CODE_FENCE
+from writing_scripts import script_shares
+
+MAIN_SHARE = 0.5  # of a text's letters that are in its main script
+MAX_SHARE_IN_PROMPT = 0.3  # of the reply's script; from there on the prompt is a mixed one
+MIN_LETTERS = 10  # fewer, outside code, may be a name or a formula
+
+# Words of a prompt that asks for another language, or for something that everybody writes in Latin
+# letters. Wide on purpose: a wrong language that stays costs less than a right one that goes.
+ASKS_FOR_IT = re.compile(
+    r"transl|language|transcri|transliterat|script|alphabet|romani[sz]|pinyin|romaji|katakana|"
+    r"hiragana|kanji|hanzi|hangul|cyrillic|devanagari|unicode|emoji|"
+    r"\b(?:arabic|armenian|bengali|bulgarian|cantonese|chinese|english|farsi|french|georgian|"
+    r"german|greek|gujarati|hebrew|hindi|japanese|korean|mandarin|marathi|nepali|persian|punjabi|"
+    r"russian|sanskrit|serbian|spanish|tamil|telugu|thai|ukrainian|urdu)\b|"
+    r"traduc|traduis|übersetz|tradu[zç]|auf (?:chinesisch|japanisch|russisch)|"
+    r"翻译|翻譯|译成|譯成|英文|英语|英語|中文|汉语|日语|韩语|法语|俄语|代码|程式|程序|函数|拼音|"
+    r"翻訳|日本語|中国語|韓国語|コード|プログラム|関数|ローマ字|번역|영어|한국어|코드|프로그램|함수|"
+    r"перевод|перевед|перевест|английск|русск|латини|код|программ|функци|ترجم|الإنجليزية|العربية|"
+    r"كود|برنامج|अनुवाद|अंग्रेज|हिंदी|कोड|מתרגם|תרגם|באנגלית|קוד|แปล|ภาษา|โค้ด|μετάφρα|αγγλικά|κώδικα",
+    re.IGNORECASE,
+)
+
+
+def answers_in_wrong_script(prompt: str, reply: str) -> bool:
+    """Whether the reply's main script differs from the prompt's and was not asked for."""
+    if prompt.isascii() and reply.isascii():
+        return False
+    prompt_shares = script_shares(prompt)
+    reply_script = _main_script(CODE_FENCE.sub("", reply))
+    prompt_script, prompt_share = (prompt_shares.most_common(1) or [("", 0.0)])[0]
+    return (
+        reply_script is not None
+        and prompt_share >= MAIN_SHARE
+        and prompt_script != reply_script
+        and prompt_shares[reply_script] < MAX_SHARE_IN_PROMPT
+        and not ASKS_FOR_IT.search(prompt)
+    )
+
+
+def _main_script(text: str) -> str | None:
+    """The script of half the letters or more; None where there are too few of them to tell."""
+    if sum(map(str.isalpha, text[:1000])) < MIN_LETTERS:
+        return None
+    script, share = script_shares(text).most_common(1)[0]
+    return script if share >= MAIN_SHARE else None
