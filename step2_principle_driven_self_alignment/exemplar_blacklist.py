@@ -15,31 +15,33 @@ class ExemplarBlacklist:
     def __init__(self, phrases: dict[str, str]) -> None:
         """`phrases`: each phrase with the example that it comes from."""
         self.phrases = phrases
-        longest_first = sorted(phrases, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(_as_words, longest_first)), re.IGNORECASE)
+        self._patterns = {_flat(phrase): _as_words(_flat(phrase)) for phrase in phrases}
 
     def find(self, reply: str, prompt: str) -> str | None:
-        """The first phrase of the reply that the user's prompt doesn't contain, or None.
+        """A phrase of the reply that the user's prompt doesn't contain, or None.
 
         A plural makes no difference: who asks about a lichen may hear of lichens.
         """
-        if not self.phrases:
-            return None
-        known = None
-        for match in self._pattern.finditer(reply):
-            known = " ".join(prompt.casefold().split()) if known is None else known
-            phrase = " ".join(match[0].casefold().split())
-            if phrase.removesuffix("s") not in known:
-                return match[0]
+        flat_reply = _flat(reply)
+        for phrase, pattern in self._patterns.items():
+            if (
+                phrase in flat_reply
+                and phrase.removesuffix("s") not in _flat(prompt)
+                and pattern.search(flat_reply)
+            ):
+                return phrase
         return None
 
 
-def _as_words(phrase: str) -> str:
-    """A regular expression for the phrase; an edge in a script without spaces needs no boundary."""
-    inner = r"\s+".join(map(re.escape, phrase.split()))
+def _flat(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _as_words(phrase: str) -> re.Pattern[str]:
+    """Matches the phrase as words; an edge in a script without spaces needs no boundary."""
     before = rf"(?<!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, phrase[0]) else ""
     after = rf"(?!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, phrase[-1]) else ""
-    return before + inner + after
+    return re.compile(before + re.escape(phrase) + after)
 
 
 def load_blacklist(path: str | Path) -> ExemplarBlacklist:

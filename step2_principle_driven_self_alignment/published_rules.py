@@ -4,9 +4,9 @@ Selected by `--published_rules`. The differences to RULES of response_filters.py
 """
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
+from filter_settings import FilterSettings
 from response_turns import response_text
 from verdict import Verdict
 
@@ -19,17 +19,15 @@ PIECES = re.compile(r"(?<=[\n.?!;:,`])")
 DELIMITERS = frozenset("\n.?!;:,`")
 
 
-def judge_published(
-    record: dict[str, Any], required_opening: str, blacklist: Iterable[str]
-) -> Verdict:
+def judge_published(record: dict[str, Any], settings: FilterSettings) -> Verdict:
     """Judges a response record as the first implementation did."""
     instruction, input_text = record["instruction"], record.get("input") or ""
     prompt = (input_text, "") if len(input_text) > MAX_PROMPT_ECHO else (instruction, input_text)
     text = _as_generated(record)
-    if not text.startswith(required_opening):
-        return Verdict("wrong_opening", "", False, *prompt)
+    if not text.startswith(settings.required_opening):
+        return Verdict("wrong_opening", "", "", False, *prompt)
     if REPLY_MARKER not in text:
-        return Verdict("no_reply", "", False, *prompt)
+        return Verdict("no_reply", "", "", False, *prompt)
     reply = _until_repeated_piece(text.split(REPLY_MARKER, 1)[1].strip())
     reply, user_marker, _ = reply.partition(USER_MARKER)
     reply, finished = reply.strip(), bool(user_marker)
@@ -41,11 +39,11 @@ def judge_published(
         reason = "too_short"
     elif any(len(part) > MAX_PROMPT_ECHO and part in marked for part in (instruction, input_text)):
         reason = "prompt_echo"
-    elif any(phrase in marked for phrase in blacklist):
+    elif any(phrase in marked for phrase in settings.blacklist):
         reason = "exemplar_phrase"
     elif not marked:
         reason = "empty"
-    return Verdict(reason, reply, finished, *prompt)
+    return Verdict(reason, "", reply, finished, *prompt)
 
 
 def _as_generated(record: dict[str, Any]) -> str:

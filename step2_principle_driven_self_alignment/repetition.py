@@ -7,20 +7,20 @@ share few n-grams of six words, so code and lists with similar lines pass both.
 """
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 
 from writing_scripts import CJK
 
 NGRAM = 6
 MIN_NGRAMS = 12  # fewer say nothing about a share
 
-# A list's own numbers and bullets don't make its lines different: they are skipped. Everything else
-# is a word of at most 12 characters, a CJK character, an emoji, or some symbols in a row;
-# endless words and rules ("hahaha", "-----") so become many equal words.
-WORD = re.compile(
-    rf"^[ \t]*(?:\d{{1,3}}[.)]|[-*•+])[ \t]+"
-    rf"|([{CJK}]|[^\W{CJK}]{{1,12}}|[^\w\s\x00-\x7f\u2000-\u206f]|[^\w\s]{{3,8}})",
-    re.MULTILINE,
-)
+# A list's own numbers and bullets don't make its lines different: they are left out. A word has at
+# most 12 characters; a CJK character, an emoji and some symbols in a row are words too. Endless
+# words and rules ("hahaha", "-----") so become many equal words.
+ENUMERATOR = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•+])[ \t]+", re.MULTILINE)
+ASCII_WORD = re.compile(r"\w{1,12}|[^\w\s]{3,8}")  # the same on ASCII texts, and faster
+WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]{{1,12}}|[^\w\s\x00-\x7f\u2000-\u206f]|[^\w\s]{{3,8}}")
 CODE_FENCE = re.compile(r"^```.*?(?:^```|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -30,14 +30,13 @@ def find_loop(text: str, loop_words: int) -> int | None:
     A loop is `loop_words` words or more without a new n-gram. Decided by the text up to there
     alone: the loop of a beginning is the loop of every continuation.
     """
-    words = _words(text)
-    ngrams = _ngrams(words)
+    ngrams, distinct = _count_ngrams(text)
     needed = loop_words - NGRAM + 1
-    if len(ngrams) - len(set(ngrams)) < needed:
+    if ngrams - distinct < needed:
         return None
     seen = set()
     run = 0
-    for start, ngram in enumerate(ngrams):
+    for start, ngram in enumerate(_ngrams(_words(text))):
         run = run + 1 if ngram in seen else 0
         if run >= needed:
             return _word_offset(text, start - run + 1)
@@ -49,29 +48,36 @@ def repeated_share(text: str) -> float:
     """The share of n-grams outside code fences that occurred before, from 0 to 1."""
     if "```" in text:
         text = CODE_FENCE.sub("", text)
-    ngrams = _ngrams(_words(text))
-    if len(ngrams) < MIN_NGRAMS:
-        return 0.0
-    return 1 - len(set(ngrams)) / len(ngrams)
+    ngrams, distinct = _count_ngrams(text)
+    return 1 - distinct / ngrams if ngrams >= MIN_NGRAMS else 0.0
+
+
+@lru_cache(maxsize=4)  # both measures are mostly taken of one and the same text
+def _count_ngrams(text: str) -> tuple[int, int]:
+    """The number of n-grams and of distinct ones."""
+    words = _words(text)
+    return max(len(words) - NGRAM + 1, 0), len(set(_ngrams(words)))
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in WORD.findall(text) if word]
+    text = ENUMERATOR.sub("", text)
+    if text.isascii():
+        return ASCII_WORD.findall(text.lower())
+    return [word.lower() for word in WORD.findall(text)]
 
 
-def _ngrams(words: list[str]) -> list[tuple[str, ...]]:
-    return list(zip(*(words[shift:] for shift in range(NGRAM)), strict=False))
+def _ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[shift:] for shift in range(NGRAM)), strict=False)
 
 
 def _word_offset(text: str, index: int) -> int:
     """Where the word with this index begins, or the number or bullet in front of it."""
-    before = None
+    enumerators = {match.end(): match.start() for match in ENUMERATOR.finditer(text)}
+    inside = {place for end, start in enumerators.items() for place in range(start, end)}
     for match in WORD.finditer(text):
-        if match[1] is None:
-            before = match.start()
+        if match.start() in inside:
             continue
         if index == 0:
-            return match.start() if before is None else before
+            return enumerators.get(match.start(), match.start())
         index -= 1
-        before = None
     raise AssertionError("no such word")

@@ -26,20 +26,21 @@ ASKS_FOR_IT = re.compile(
 )
 
 
-def answers_in_wrong_script(prompt: str, reply: str) -> bool:
-    """Whether the reply's main script differs from the prompt's and was not asked for."""
+def find_other_script(prompt: str, reply: str) -> str | None:
+    """The two main scripts if the reply's differs from the prompt's and wasn't asked for."""
     if prompt.isascii() and reply.isascii():
-        return False
+        return None
     prompt_shares = script_shares(prompt)
     reply_script = _main_script(CODE_FENCE.sub("", reply))
     prompt_script, prompt_share = (prompt_shares.most_common(1) or [("", 0.0)])[0]
-    return (
+    differs = (
         reply_script is not None
         and prompt_share >= MAIN_SHARE
         and prompt_script != reply_script
         and prompt_shares[reply_script] < MAX_SHARE_IN_PROMPT
         and not ASKS_FOR_IT.search(prompt)
     )
+    return f"{prompt_script} prompt, {reply_script} reply" if differs else None
 
 
 def _main_script(text: str) -> str | None:

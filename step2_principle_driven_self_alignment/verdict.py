@@ -7,11 +7,12 @@ from dataclasses import dataclass
 class Verdict:
     """`reason` is the name of the rule that drops the response, or None if it is kept.
 
-    `reply`, `instruction` and `input` are the texts to train on; `finished` tells whether
-    the reply really ended.
+    `evidence` is what that rule found. `reply`, `instruction` and `input` are the texts to train
+    on; `finished` tells whether the reply really ended.
     """
 
     reason: str | None
+    evidence: str
     reply: str
     finished: bool
     instruction: str

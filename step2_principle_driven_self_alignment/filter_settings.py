@@ -1,0 +1,88 @@
+"""The texts and thresholds that the filter's rules use, and their flags."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exemplar_blacklist import load_blacklist
+
+PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """The texts and thresholds that the rules use."""
+
+    required_opening: str
+    blacklist: dict[str, str] = field(default_factory=dict)  # phrase: example it comes from
+    min_length: int = 160
+    max_prompt_echo: int = 16
+    loop_words: int = 80
+    max_repeated_share: float = 0.5
+    published_rules: bool = False
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the flags that `from_arguments` reads."""
+        group = parser.add_argument_group("filter rules")
+        group.add_argument(
+            "--required_opening_file",
+            type=Path,
+            default=PROMPTS / "required_opening.txt",
+            help="the sentence that the thoughts must open with (default: %(default)s)",
+        )
+        group.add_argument(
+            "--blacklist_file",
+            type=Path,
+            default=PROMPTS / "exemplar_blacklist.txt",
+            help="phrases of the worked examples, one a line (default: %(default)s)",
+        )
+        group.add_argument(
+            "--min_length",
+            type=int,
+            default=FilterSettings.min_length,
+            help="characters of a reply; a CJK character counts as three (default: %(default)s)",
+        )
+        group.add_argument(
+            "--max_prompt_echo",
+            type=int,
+            default=FilterSettings.max_prompt_echo,
+            help="characters of an instruction or input that a reply may contain whole "
+            "(default: %(default)s)",
+        )
+        group.add_argument(
+            "--loop_words",
+            type=int,
+            default=FilterSettings.loop_words,
+            help="words in a row without a new n-gram that make a loop (default: %(default)s)",
+        )
+        group.add_argument(
+            "--max_repeated_share",
+            type=float,
+            default=FilterSettings.max_repeated_share,
+            help="share of n-grams that may be repetitions, 0 to 1 (default: %(default)s)",
+        )
+
+    @classmethod
+    def from_arguments(
+        cls, args: argparse.Namespace, published_rules: bool = False
+    ) -> "FilterSettings":
+        """Reads the files and checks the values; ValueError or FileNotFoundError otherwise."""
+        limits = {"min_length": 0, "max_prompt_echo": 0, "loop_words": 10, "max_repeated_share": 0}
+        for name, limit in limits.items():
+            if getattr(args, name) < limit:
+                raise ValueError(f"--{name} is {getattr(args, name)}; give {limit} or more")
+        return cls(
+            required_opening=load_required_opening(args.required_opening_file),
+            blacklist=load_blacklist(args.blacklist_file),
+            published_rules=published_rules,
+            **{name: getattr(args, name) for name in limits},
+        )
+
+
+def load_required_opening(path: str | Path) -> str:
+    """The one line of the file; ValueError if there is none, or more than one."""
+    lines = Path(path).read_text(encoding="utf-8").strip().splitlines()
+    if len(lines) != 1:
+        raise ValueError(f"{path} has {len(lines)} lines; it must hold one, the required opening")
+    return lines[0].strip()
