@@ -13,8 +13,7 @@ class ExemplarBlacklist:
     """Finds the phrases as words, whatever their case and line breaks."""
 
     def __init__(self, phrases: dict[str, str]) -> None:
-        """`phrases`: each phrase with the example that it comes from."""
-        self.phrases = phrases
+        """`phrases`: each with the example that it comes from."""
         self._patterns = {_flat(phrase): _as_words(_flat(phrase)) for phrase in phrases}
 
     def find(self, reply: str, prompt: str) -> str | None:
@@ -44,12 +43,12 @@ def _as_words(phrase: str) -> re.Pattern[str]:
     return re.compile(before + re.escape(phrase) + after)
 
 
-def load_blacklist(path: str | Path) -> ExemplarBlacklist:
-    """Reads a blacklist: lines `phrase<TAB>example`; empty lines and lines from `#` on are skipped.
+def load_blacklist(path: str | Path) -> dict[str, str]:
+    """Each phrase with its example, from lines `phrase<TAB>example`; empty lines and `#` lines are left out.
 
     Raises ValueError with file and line where the phrase is missing.
     """
-    return ExemplarBlacklist(dict(_rows(Path(path))))
+    return dict(_rows(Path(path)))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
