@@ -30,6 +30,7 @@ from shard_lock import (
 logger = logging.getLogger(__name__)
 
 SHARD_NAME = re.compile(r"(?P<name>.+)_(?P<size>[1-9]\d*)shards_(?P<rank>\d+)\.jsonl")
+ROW_WITH_ID = re.compile(rb'\{"id": "([^"\\]+)", ')
 
 
 def run_name(output_file: str | Path) -> Path:
@@ -114,6 +115,19 @@ def read_shard(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
 
 
+def read_ids(path: Path) -> Iterator[str]:
+    """Yields the id of each whole row; quick, since a shard's rows begin with their id.
+
+    Raises ValueError as `read_shard` does.
+    """
+    with path.open("rb") as file:
+        if all(ROW_WITH_ID.match(line) and line.endswith(b"}\n") for line in file):
+            file.seek(0)
+            yield from (ROW_WITH_ID.match(line)[1].decode() for line in file)
+            return
+    yield from (record["id"] for _, record in read_shard(path))
+
+
 @dataclass(frozen=True)
 class RepairedShard:
     """What a repair found: the finish reason of each answered id, and what it set aside."""
@@ -167,14 +181,14 @@ class ShardWriter:
 
     Entering takes the shard (ShardOwnedError if a living process owns it), refuses to run beside
     a living owner of another group size of the same run, and repairs the shard. While it is
-    open a thread shows others that the owner lives, with what `status()` returns.
+    open, a thread shows others that the owner lives, and what `status()` returns.
     """
 
-    def __init__(self, path: Path, status: Callable[[], dict[str, Any]] = dict) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.status: Callable[[], dict[str, Any]] = dict  # what the lock file tells others
         self.finish_reasons: dict[str, str] = {}  # of each id that the shard answers
         self._lock = ShardLock(path)
-        self._status = status
         self._file = -1
         self._closing = threading.Event()
         self._heartbeat = threading.Thread(target=self._show_life, daemon=True)
@@ -234,7 +248,7 @@ class ShardWriter:
     def _show_life(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
             try:
-                self._lock.refresh(self._status())
+                self._lock.refresh(self.status())
             except ShardTakenOverError:
                 return  # the next append reports it
             except OSError as error:

@@ -81,6 +81,19 @@ class RunManifest:
                 return field.name
         return None
 
+    def check(self, path: Path) -> "RunManifest | None":
+        """The manifest at `path`, None if there is none; RunDiffersError if it is another run's."""
+        if not path.exists():
+            return None
+        present = RunManifest.load(path)
+        field = present.difference(self)
+        if field is not None:
+            raise RunDiffersError(
+                f"this launch differs from the run in {path}: {field} is "
+                f"{getattr(self, field)!r} here and {getattr(present, field)!r} there. {REMEDY}"
+            )
+        return present
+
     def join(self, path: Path) -> "RunManifest":
         """Creates the run at `path`, or joins it; returns the manifest that holds from now on.
 
@@ -89,13 +102,8 @@ class RunManifest:
         """
         if not path.exists() and self.create(path):
             return self
-        present = RunManifest.load(path)
-        field = present.difference(self)
-        if field is not None:
-            raise RunDiffersError(
-                f"this launch differs from the run in {path}: {field} is "
-                f"{getattr(self, field)!r} here and {getattr(present, field)!r} there. {REMEDY}"
-            )
+        present = self.check(path)
+        assert present is not None
         if self.prompts <= present.prompts:
             return present
         raised = replace(present, prompts=self.prompts, prompt_ids_hash=self.prompt_ids_hash)
@@ -120,6 +128,18 @@ def hash_text(text: str) -> str:
 def hash_file(path: Path) -> str:
     """SHA-256 of a whole (small) file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hash_tokenizer(path: Path) -> str:
+    """SHA-256 of a tokenizer file, or of the one in a folder."""
+    candidates = [path / "tokenizer.model", path / "tokenizer.json"] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return hash_file(candidate)
+    raise FileNotFoundError(
+        f"no tokenizer: {' or '.join(map(str, candidates))} is not there; "
+        "--tokenizer_path takes a tokenizer.model, a tokenizer.json or a folder with one"
+    )
 
 
 def hash_model_config(model_dir: Path) -> str:
