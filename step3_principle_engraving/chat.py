@@ -1,0 +1,233 @@
+"""Step 3, try it: talk to the engraved model in the terminal, without any principles in front.
+
+    python chat.py --model_name_or_path exported
+    python chat.py --model_name_or_path exported --prompt "Who are you?"
+    python chat.py --model_name_or_path BASE --adapter_dir engraved     # before any export
+
+The reply streams in and stops at its end marker. Ctrl-C stops a reply, Ctrl-D ends the program, an
+empty conversation starts with /new. `--prompt` prints one reply to stdout and nothing else.
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from dialogue_format import (
+    DEFAULT_META_PROMPTS,
+    END_MARKER,
+    REPLY_CUE,
+    STOP_STRING,
+    MetaPrompt,
+    engraved_prompt,
+    load_meta_prompts,
+)
+from engraved_model import DTYPES, load_base_model, load_engraved_model, load_tokenizer, read_json
+from engraving_data import DialogueTokenizer
+from exact_checkpoints import FINGERPRINT
+from reply_measures import padding_id
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.generation.streamers import BaseStreamer
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name_or_path", required=True, help="an exported model, or a base model")
+    add("--adapter_dir", type=Path, help="the --output_dir of finetune.py, on top of the base")
+    add("--prompt", help="answer this and exit")
+    add("--system", default="standard", help="system prompt: a word of its name, or a text file")
+    add("--meta_prompt_pattern", default=DEFAULT_META_PROMPTS, help="glob of the system prompts")
+    add("--max_new_tokens", type=int, default=512, help="longest reply")
+    add("--temperature", type=float, default=0.0, help="0: always the most likely token")
+    add("--top_p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
+    add("--seed", type=int, default=42, help="of the sampling")
+    add("--dtype", choices=sorted(DTYPES), help="of the weights; the model's own if left out")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
+    add("--trust_remote_code", action="store_true", help="run code that lies in the model folder")
+    args = parser.parse_args(argv)
+    if args.temperature < 0 or not 0 < args.top_p <= 1 or args.max_new_tokens < 1:
+        parser.error(
+            "--temperature must be 0 or more, --top_p in (0, 1], --max_new_tokens 1 or more"
+        )
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
+    system = find_system(args.system, args.meta_prompt_pattern)
+    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    conversation = Conversation(load_model(args), tokenizer, system, args)
+    set_seed(args.seed)
+    if args.prompt is not None:
+        print(conversation.reply(args.prompt, show=None))
+        return 0
+    print(f"{system.name}: Ctrl-C stops a reply, /new starts over, Ctrl-D ends", file=sys.stderr)
+    return talk(conversation)
+
+
+def talk(conversation: "Conversation") -> int:
+    """Reads messages until the input ends."""
+    while True:
+        try:
+            message = input("\nYou: ").strip()
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D ends)", end="")
+            continue
+        if message == "/new":
+            conversation.start_over()
+        elif message:
+            print("Dromedary: ", end="", flush=True)
+            conversation.reply(message, show=lambda piece: print(piece, end="", flush=True))
+            print()
+
+
+def find_system(wanted: str, pattern: str) -> MetaPrompt:
+    """A system prompt by a word of its file's name, or by the path of a file."""
+    if Path(wanted).is_file():
+        return load_meta_prompts(wanted)[0]
+    prompts = load_meta_prompts(pattern)
+    for prompt in prompts:
+        if wanted in prompt.name:
+            return prompt
+    names = ", ".join(prompt.name for prompt in prompts)
+    raise ValueError(f"no system prompt '{wanted}'; --system takes a file or a word of: {names}")
+
+
+def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    dtype = DTYPES.get(args.dtype)
+    if args.adapter_dir is None:
+        return load_base_model(
+            args.model_name_or_path,
+            dtype=dtype,
+            device=args.device,
+            trust_remote_code=args.trust_remote_code,
+        )
+    path = args.adapter_dir / FINGERPRINT
+    bits = read_json(path)["bits"] if path.is_file() else 16
+    return load_engraved_model(
+        args.model_name_or_path,
+        args.adapter_dir,
+        bits=bits,
+        dtype=dtype,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+class Conversation:
+    """Remembers the turns as token ids, in the format of the training."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: MetaPrompt,
+        args: argparse.Namespace,
+    ) -> None:
+        self.model, self.tokenizer, self.system, self.args = model.eval(), tokenizer, system, args
+        self._encoder = DialogueTokenizer(tokenizer)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forgets the turns so far."""
+        self._ids: list[int] = []
+
+    def reply(self, message: str, show: Callable[[str], None] | None) -> str:
+        """Answers a message; `show` gets the reply piece by piece. Ctrl-C ends the reply early."""
+        if self._ids:
+            self._ids += self._encoder.encode_continuation(message.strip() + REPLY_CUE)
+        else:
+            text = engraved_prompt(self.system, message.strip())
+            self._ids = self._encoder.encode_start(text)
+        streamer = ReplyStreamer(self.tokenizer, len(self._ids), show)
+        with contextlib.suppress(KeyboardInterrupt):  # what has been said stays said
+            self._generate(streamer)
+        reply = streamer.finish()
+        self._ids += self._encoder.encode_continuation(reply + END_MARKER)
+        return reply
+
+    @torch.no_grad()
+    def _generate(self, streamer: "ReplyStreamer") -> None:
+        input_ids = torch.tensor([self._ids], device=self.model.device)
+        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if self.args.temperature > 0:
+            sampling = {"do_sample": True, "temperature": self.args.temperature}
+            sampling |= {"top_p": self.args.top_p, "top_k": 0}
+        self.model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=self.args.max_new_tokens,
+            stop_strings=[STOP_STRING],
+            tokenizer=self.tokenizer,
+            pad_token_id=padding_id(self.tokenizer),
+            streamer=streamer,
+            **sampling,
+        )
+
+
+class ReplyStreamer(BaseStreamer):
+    """Shows the reply as it grows, but never a part of what may become the end marker."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_length: int,
+        show: Callable[[str], None] | None,
+    ) -> None:
+        self.tokenizer, self.show = tokenizer, show
+        self._to_skip, self._ids, self._shown = prompt_length, [], 0
+
+    def put(self, value: torch.Tensor) -> None:
+        """Takes the prompt's ids first, then each new one."""
+        ids = value.flatten().tolist()
+        skipped = min(self._to_skip, len(ids))
+        self._to_skip -= skipped
+        self._ids += ids[skipped:]
+        self._show_up_to(safe_length(self._text()))
+
+    def end(self) -> None:
+        """Nothing to do: `finish` is called after an interrupted reply too."""
+
+    def finish(self) -> str:
+        """The whole reply, without marker; shows what was still held back."""
+        reply = self._text().partition(STOP_STRING)[0].rstrip()
+        self._show_up_to(len(reply))
+        return reply.strip()
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def _show_up_to(self, length: int) -> None:
+        if self.show is not None and length > self._shown:
+            self.show(self._text()[self._shown : length])
+            self._shown = length
+
+
+def safe_length(text: str) -> int:
+    """How much of a growing text can be shown: not the marker's beginning, not half a character."""
+    text = text.partition(STOP_STRING)[0]
+    for length in range(min(len(STOP_STRING), len(text)), 0, -1):
+        if STOP_STRING.startswith(text[-length:]):
+            return len(text) - length
+    return len(text) - (1 if text.endswith("\ufffd") else 0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

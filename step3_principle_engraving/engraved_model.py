@@ -1,0 +1,196 @@
+"""Loading: tokenizer, base model (4-bit or in its own precision), adapter on top, merged export."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_tokenizer(
+    model_name_or_path: str, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or Hub name, told to add no special tokens by itself."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_name_or_path,
+            trust_remote_code=trust_remote_code,
+            clean_up_tokenization_spaces=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_loading_advice("tokenizer", model_name_or_path, error)) from error
+
+
+def load_base_model(
+    model_name_or_path: str,
+    *,
+    bits: int = 16,
+    dtype: torch.dtype | None = None,
+    attention: str = "sdpa",
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The base model on `device`. `bits=4` quantises it to NF4 with double quantisation.
+
+    `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
+    own.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+        dtype = dtype or config.dtype or torch.float32
+        model = AutoModelForCausalLM.from_pretrained(
+            model_name_or_path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+            device_map={"": device},
+            quantization_config=nf4_config(dtype) if bits == 4 else None,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_loading_advice("model", model_name_or_path, error)) from error
+    if attention != "sdpa" and not model._supports_attention_backend:
+        raise ValueError(
+            f"{type(model).__name__} takes no registered attention; use --packing false"
+        )
+    return model
+
+
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def add_adapter(
+    model: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    bits: int,
+    checkpointing: bool,
+) -> PeftModel:
+    """Puts a trainable fp32 adapter on all linear layers but the head; the base is frozen."""
+    if bits == 4:
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+        )
+    elif checkpointing:
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    # bfloat16 would round most updates of a learning rate of 1e-4 away: PEFT casts adapters to
+    # fp32.
+    return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are (4-bit ones counted in full)."""
+    trained = total = 0
+    for parameter in model.parameters():
+        packed = 2 if parameter.__class__.__name__ == "Params4bit" else 1  # two weights a byte
+        total += parameter.numel() * packed
+        trained += parameter.numel() if parameter.requires_grad else 0
+    return trained, total
+
+
+def load_engraved_model(
+    base: str,
+    engraved_dir: Path,
+    *,
+    bits: int,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """What fine-tuning left in `engraved_dir`: base + adapter, or the fully trained model."""
+    if not is_adapter(engraved_dir):
+        return load_base_model(str(engraved_dir), dtype=dtype, device=device)
+    model = load_base_model(
+        base, bits=bits, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+    )
+    return PeftModel.from_pretrained(model, engraved_dir, autocast_adapter_dtype=True)
+
+
+def merged_model(
+    base: str,
+    engraved_dir: Path,
+    *,
+    bits: int,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The engraved model without adapter layers, in `dtype`.
+
+    An adapter trained on a 4-bit base belongs to the *dequantised* weights: merged into the
+    original or into 4-bit weights, it answers differently.
+    """
+    if not is_adapter(engraved_dir):
+        return load_base_model(str(engraved_dir), dtype=dtype)
+    model = load_base_model(base, bits=bits, dtype=dtype, trust_remote_code=trust_remote_code)
+    if bits == 4:
+        model = model.dequantize()
+        target = dtype or torch.float32
+        model = model.to(target)
+    return PeftModel.from_pretrained(model, engraved_dir).merge_and_unload(safe_merge=True)
+
+
+def is_adapter(folder: Path) -> bool:
+    """True for an adapter, False for a whole model; FileNotFoundError for neither."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return True
+    if (folder / "config.json").is_file():
+        return False
+    raise FileNotFoundError(
+        f"no adapter or model in '{folder}'; give the --output_dir of a finished fine-tuning"
+    )
+
+
+def weight_files(model_name_or_path: str) -> dict[str, int]:
+    """Names and sizes of a local model's files that decide its outputs, for a fingerprint."""
+    folder = Path(model_name_or_path)
+    if not folder.is_dir():
+        return {}
+    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*")
+    return {
+        path.name: path.stat().st_size for glob in patterns for path in sorted(folder.glob(glob))
+    }
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _loading_advice(what: str, name: str, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0]
+    return (
+        f"the {what} '{name}' can't be loaded: {first_line} "
+        "(--model_name_or_path takes a local folder; without a network, only that)"
+    )

@@ -1,0 +1,168 @@
+"""Step 3, export: base + adapter become one model folder that anyone can load.
+
+    python export_model.py --model_name_or_path BASE --adapter_dir engraved --output_dir exported
+
+Reads the base model and what finetune.py wrote. Writes safetensors, tokenizer, chat template,
+generation config with the stop string, and a model card. An adapter that was trained on a 4-bit
+base is merged into the dequantised weights, the ones that it was trained on. The folder is written
+beside and renamed; an earlier export in its place is replaced, anything else there is left alone.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from dialogue_format import (
+    DEFAULT_META_PROMPTS,
+    STOP_STRING,
+    MetaPrompt,
+    chat_template,
+    load_meta_prompts,
+)
+from engraved_model import DTYPES, is_adapter, load_tokenizer, merged_model, read_json
+from exact_checkpoints import COMPLETED, FINGERPRINT
+from model_card import model_card
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("export_model")
+
+SUMMARY = "training_summary.json"
+MARK = "export_summary.json"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_name_or_path", required=True, help="the base model that was fine-tuned")
+    add("--adapter_dir", type=Path, required=True, help="the --output_dir of finetune.py")
+    add("--output_dir", type=Path, required=True, help="folder to write")
+    add("--dtype", choices=sorted(DTYPES), help="of the weights; the base's own if left out")
+    add(
+        "--bits", type=int, choices=(4, 16), help="of the base in training; known for finetune.py's"
+    )
+    add("--meta_prompt_pattern", default=DEFAULT_META_PROMPTS, help="glob of the system prompts")
+    add("--system", default="standard", help="word in the name of the default system prompt")
+    add("--max_new_tokens", type=int, default=512, help="longest reply, in the generation config")
+    add("--trust_remote_code", action="store_true", help="run code that lies in the model folder")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse_args()
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
+    logger.setLevel(logging.INFO)
+    is_adapter(args.adapter_dir)
+    check_output(args.output_dir)
+    system = choose_system(load_meta_prompts(args.meta_prompt_pattern), args.system)
+    training = read_training(args.adapter_dir)
+    bits = args.bits or training.get("settings", {}).get("bits", 16)
+
+    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    model = merged_model(
+        args.model_name_or_path,
+        args.adapter_dir,
+        bits=bits,
+        dtype=DTYPES.get(args.dtype),
+        trust_remote_code=args.trust_remote_code,
+    )
+    equip(model, tokenizer, system, args.max_new_tokens)
+    write_export(model, tokenizer, args, training)
+    size = sum(path.stat().st_size for path in args.output_dir.iterdir())
+    logger.info("wrote %s (%s, %.1f MB)", args.output_dir, str(model.dtype)[6:], size / 1e6)
+    return 0
+
+
+def check_output(output_dir: Path) -> None:
+    """Refuses to replace anything but an earlier export."""
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MARK).is_file():
+        raise ValueError(f"{output_dir} holds other files; give --output_dir a new folder")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; give --output_dir a new folder")
+
+
+def choose_system(meta_prompts: list[MetaPrompt], wanted: str) -> MetaPrompt:
+    """The first meta-prompt whose name contains `wanted`."""
+    for prompt in meta_prompts:
+        if wanted in prompt.name:
+            return prompt
+    names = ", ".join(prompt.name for prompt in meta_prompts)
+    raise ValueError(f"no system prompt named '{wanted}'; --system takes a word of: {names}")
+
+
+def read_training(adapter_dir: Path) -> dict:
+    """What finetune.py wrote about its run; for a foreign adapter nothing."""
+    if (adapter_dir / SUMMARY).is_file():
+        return read_json(adapter_dir / SUMMARY)
+    if (adapter_dir / FINGERPRINT).is_file() and not (adapter_dir / COMPLETED).is_file():
+        logger.warning("%s is not completed; run finetune.py again to its end", adapter_dir)
+    path = adapter_dir / FINGERPRINT
+    return {"settings": read_json(path)} if path.is_file() else {}
+
+
+def equip(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    system: MetaPrompt,
+    max_new_tokens: int,
+) -> None:
+    """Chat template, generation config with the stop string, and a cache that is on."""
+    tokenizer.chat_template = chat_template(system.system)
+    base = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=base.eos_token_id if base.eos_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=base.pad_token_id if base.pad_token_id is not None else tokenizer.eos_token_id,
+        max_new_tokens=max_new_tokens,
+        stop_strings=[STOP_STRING],
+        do_sample=False,
+    )
+    model.config.use_cache = True
+
+
+def write_export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: argparse.Namespace,
+    training: dict,
+) -> None:
+    """All files into a folder beside, then renamed into place."""
+    output_dir = args.output_dir.resolve()
+    partial = output_dir.with_name(output_dir.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    sentencepiece_model = Path(args.model_name_or_path) / "tokenizer.model"
+    if sentencepiece_model.is_file():  # llama.cpp converts from it
+        shutil.copyfile(sentencepiece_model, partial / sentencepiece_model.name)
+    base_name = str(args.model_name_or_path).rstrip("/").rsplit("/", 1)[-1]
+    card = model_card(base_name, output_dir.name, training, str(model.dtype).removeprefix("torch."))
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    mark = {"base_model": base_name, "stop": STOP_STRING, "training": training}
+    (partial / MARK).write_text(json.dumps(mark, indent=1), encoding="utf-8")
+    if output_dir.exists():
+        previous = output_dir.with_name(output_dir.name + ".previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        output_dir.rename(previous)
+        partial.rename(output_dir)
+        shutil.rmtree(previous)
+    else:
+        partial.rename(output_dir)
+
+
+if __name__ == "__main__":
+    try:
+        with torch.no_grad():
+            sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
