@@ -44,8 +44,9 @@ def _as_words(phrase: str) -> re.Pattern[str]:
 
 
 def load_blacklist(path: str | Path) -> dict[str, str]:
-    """Each phrase with its example, from lines `phrase<TAB>example`; empty lines and `#` lines are left out.
+    """Each phrase with its example, from lines `phrase<TAB>example`.
 
+    Empty lines and lines that begin with `#` are left out.
     Raises ValueError with file and line where the phrase is missing.
     """
     return dict(_rows(Path(path)))

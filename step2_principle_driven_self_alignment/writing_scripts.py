@@ -6,7 +6,7 @@ from collections import Counter
 
 # Chinese and Japanese characters and Korean syllables, for use inside [...] of a regular expression
 CJK = "\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-CJK_CHARACTER = re.compile(f"[{CJK}]")
+WIDE_CHARACTER = re.compile(f"[{CJK}\u3001-\u3003\u3008-\u3011\uff01-\uff65]")  # and punctuation
 CJK_WEIGHT = 3  # letters of a spaced script that carry about as much as one CJK character
 
 # (first code point, script), sorted; a script reaches up to the next entry
@@ -74,4 +74,4 @@ def weighted_length(text: str) -> int:
     """The number of characters, where a CJK character counts as three."""
     if text.isascii():
         return len(text)
-    return len(text) + (CJK_WEIGHT - 1) * len(CJK_CHARACTER.findall(text))
+    return len(text) + (CJK_WEIGHT - 1) * len(WIDE_CHARACTER.findall(text))
