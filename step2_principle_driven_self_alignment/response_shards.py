@@ -115,17 +115,19 @@ def read_shard(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
 
 
-def read_ids(path: Path) -> Iterator[str]:
-    """Yields the id of each whole row; quick, since a shard's rows begin with their id.
+def read_ids(path: Path) -> list[str]:
+    """The id of each whole row; quick, since a shard's rows begin with their id.
 
     Raises ValueError as `read_shard` does.
     """
+    ids = []
     with path.open("rb") as file:
-        if all(ROW_WITH_ID.match(line) and line.endswith(b"}\n") for line in file):
-            file.seek(0)
-            yield from (ROW_WITH_ID.match(line)[1].decode() for line in file)
-            return
-    yield from (record["id"] for _, record in read_shard(path))
+        for line in file:
+            match = ROW_WITH_ID.match(line)
+            if match is None or not line.endswith(b"}\n"):
+                return [record["id"] for _, record in read_shard(path)]
+            ids.append(match[1].decode())
+    return ids
 
 
 @dataclass(frozen=True)
