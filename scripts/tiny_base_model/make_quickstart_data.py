@@ -30,9 +30,9 @@ INFERENCE_TASKS = (
     "Premise: {premise}\nHypothesis: {hypothesis}\nDoes the premise entail the hypothesis?",
     'If "{premise}", can we conclude that "{hypothesis}"?\n'
     "OPTIONS:\n- yes\n- it is not possible to tell\n- no",
-    "In this task, you are given two statements. Answer 'entails' if Statement 2 supports "
-    "Statement 1 and 'neutral' otherwise.\nStatement 1: {hypothesis}\nStatement 2: {premise}",
-    "Suppose {premise} Can we infer that {hypothesis}? Yes, no, or maybe?",
+    'Premise: "{premise}" Hypothesis: "{hypothesis}" Is the hypothesis entailed by the premise?',
+    "Does the hypothesis follow from the premise? Think step by step.\n"
+    "[PREMISE]: {premise}\n[HYPOTHESIS]: {hypothesis}",
 )
 
 

@@ -49,6 +49,7 @@ class TopicWords:
         self.verbs = words["verbs"].split()
         self.syllables = words["syllables"].split()
         self.endings = words["endings"].split()
+        self.reserved = set(words["held_out_nouns"].split())
         self.invented_share = 0.1 if held_out else 0.55
 
     def topic(self, rng: random.Random) -> str:
@@ -70,7 +71,8 @@ class TopicWords:
     def blend(self, rng: random.Random) -> str:
         """The front of one noun and the back of another: "almond" and "lantern" give "almtern"."""
         front, back = rng.choice(self.nouns), rng.choice(self.nouns)
-        return front[: rng.randint(2, 5)] + back[-rng.randint(2, 5) :]
+        word = front[: rng.randint(2, 5)] + back[-rng.randint(2, 5) :]
+        return rng.choice(self.nouns) if word in self.reserved else word
 
     def invented(self, rng: random.Random) -> str:
         syllables = "".join(rng.choice(self.syllables) for _ in range(rng.randint(2, 3)))

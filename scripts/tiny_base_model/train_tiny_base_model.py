@@ -102,7 +102,7 @@ def tiny_config(vocabulary: int) -> LlamaConfig:
         max_position_embeddings=8192,
         bos_token_id=1,
         eos_token_id=2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         dtype=torch.float32,
     )
 
