@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembled_prompt import own_part
-from generation_report import GenerationReport
+from generation_report import GenerationReport, complete_summary
 from launch_ranks import LaunchRanks, OtherRankError
 from launch_work import LaunchWork, ids_in_other_shards, look_up_work
 from response_filters import FilterSettings, ResponseFilter
@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Answers what is left of this launch's share of the prompts; returns the exit code."""
     args, drain = parse_args(), DrainSignal()
-    start_logging(args.ranks)
+    start_logging(args)
     try:
         work = args.ranks.decide(lambda: look_up_work(args))
         return show_plan(args, work) if args.dry_run else answer_rest(args, work, drain)
@@ -110,15 +110,18 @@ def answer_rest(args: argparse.Namespace, work: LaunchWork, drain: "DrainSignal"
             for share, ids in zip(work.shares, own_ids, strict=True)
         ]
         if any(left) and any(ranks.ask_leaders(drain.is_requested)):
+            logger.info("asked to stop before the start; start again to go on")
             return EXIT_DRAINED
         engine = load_engine(args, work) if any(left) else None
         ranks.decide(lambda: work.manifest.join(manifest_path(name)))
         prompts = left[ranks.group_index]
-        if engine is None or not prompts:
-            logger.info("complete: every prompt of %s is answered", writer.path)
-            return EXIT_DONE
-        finished = answer_prompts(engine, prompts, args, work, drain, writer)
-    return EXIT_DONE if finished else EXIT_DRAINED
+        if engine is not None and prompts:
+            finished = answer_prompts(engine, prompts, args, work, drain, writer)
+            return EXIT_DONE if finished else EXIT_DRAINED
+        logger.info("complete: every prompt of %s is answered already", writer.path)
+        if ranks.leads_group:
+            complete_summary(writer)
+    return EXIT_DONE
 
 
 def answer_prompts(
@@ -224,7 +227,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.ranks = LaunchRanks.from_environment(args.tensor_parallel)
     except ValueError as error:
         parser.error(str(error))
-    args.group_size = args.group_size or args.ranks.group_count
+    if args.group_size is None:
+        args.group_size = args.ranks.group_count
     least = dict.fromkeys(("slots", "max_own_tokens", "max_new_tokens", "group_size"), 1)
     for name, limit in {**least, "group_rank": 0, "temperature": 0, "show": 0}.items():
         if getattr(args, name) < limit:
@@ -258,13 +262,15 @@ class DrainSignal:
         self._received = signal.Signals(number).name
 
 
-def start_logging(ranks: LaunchRanks) -> None:
+def start_logging(args: argparse.Namespace) -> None:
     """Logs to stderr: what group leaders do, and the other ranks' warnings."""
-    group = f" group {ranks.group_index}" if ranks.group_count > 1 else ""
+    ranks: LaunchRanks = args.ranks
+    group = args.group_rank + ranks.group_index
+    place = f" group {group} of {args.group_size}" if args.group_size > 1 else ""
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if ranks.leads_group else logging.WARNING,
-        format=f"%(asctime)s %(levelname)s{group}: %(message)s",
+        format=f"%(asctime)s %(levelname)s{place}: %(message)s",
         datefmt="%H:%M:%S",
     )
 

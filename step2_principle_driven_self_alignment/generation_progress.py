@@ -86,7 +86,7 @@ def report_missing_manifest(name: Path, answered: dict[Path, set[str]]) -> int:
     if not answered:
         print(f"error: no run is named {name}: no manifest and no shards", file=sys.stderr)
         return EXIT_ERROR
-    print(f"{name}: {len(answered)} groups are starting, no prompt is answered yet")
+    print(f"{name}: {len(answered)} shards are being started, no prompt is answered yet")
     return EXIT_INCOMPLETE
 
 
@@ -168,7 +168,7 @@ def told_assignment(shard: Path) -> int | None:
     summary = summary_path(shard)
     if not summary.exists():
         return None
-    return json.loads(summary.read_text(encoding="utf-8"))["prompts"]["assigned"]
+    return json.loads(summary.read_text(encoding="utf-8"))["prompts_assigned"]
 
 
 def mtime(path: Path) -> float:
@@ -178,7 +178,7 @@ def mtime(path: Path) -> float:
 
 def print_table(name: Path, groups: list[GroupProgress], answered: dict[Path, set[str]]) -> None:
     """Prints one line a group, and one a shard that another group size has left."""
-    print(f"{name}: {len(groups)} groups")
+    print(f"{name}, groups: {len(groups)}")
     print(f"{'group':>7} {'answered':>9} {'of':>9} {'tokens/s':>9} {'left':>9}  state")
     for group in groups:
         rate = "" if group.tokens_per_second is None else f"{group.tokens_per_second:.0f}"

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from assembled_prompt import USER_TURN, own_part
@@ -128,8 +127,6 @@ class GenerationReport:
 
     def finish(self, statistics: Any) -> None:
         """Logs the summary and writes it beside the shard; `statistics` are the engine's."""
-        summary = {**self.summary(), "engine": asdict(statistics)}
-        write_summary(summary_path(self._writer.path), summary)
         reasons = ", ".join(f"{self.finish_reasons[name]} {name}" for name in FINISH_REASONS)
         logger.info(
             "%s: %d of %d prompts answered; in this launch %d (%s), of which %d accepted",
@@ -137,30 +134,42 @@ class GenerationReport:
             *(self.answered_before + self.answered, self.assigned),
             *(self.answered, reasons, self.kept),
         )
-        logger.info(
-            "%d tokens, %s, %s", self.output_tokens, format_seconds(self.seconds), self._rates()
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """The summary of this launch as JSON; times in seconds."""
-        return {
-            "finished": self.finished,
-            "prompts": {
-                "assigned": self.assigned,
-                "answered_before": self.answered_before,
-                "answered_in_this_launch": self.answered,
-            },
+        took = format_seconds(self.seconds)
+        logger.info("%d tokens in %s, %s", self.output_tokens, took, self._rates())
+        launch = {
+            "prompts_answered": self.answered,
             "finish_reasons": {name: self.finish_reasons[name] for name in FINISH_REASONS},
             "accepted": self.kept,
             "rejected": dict(self.rejected.most_common()),
             "output_tokens": self.output_tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
+            "engine": asdict(statistics),
         }
+        write_summary(self._writer, self.assigned, launch)
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Writes a summary beside and renames it."""
+def complete_summary(writer: ShardWriter) -> None:
+    """Sees to it that a complete shard has a summary that says so.
+
+    There is none yet if the launch that answered the last prompt was killed right after.
+    """
+    path = summary_path(writer.path)
+    if not path.exists() or not json.loads(path.read_text(encoding="utf-8"))["finished"]:
+        write_summary(writer, len(writer.finish_reasons), None)
+
+
+def write_summary(writer: ShardWriter, assigned: int, launch: dict[str, Any] | None) -> None:
+    """Writes the summary of a shard and its latest launch (times in seconds) and renames it."""
+    path, answered = summary_path(writer.path), len(writer.finish_reasons)
+    reasons = Counter(writer.finish_reasons.values())
+    summary = {
+        "finished": answered == assigned,
+        "prompts_assigned": assigned,
+        "prompts_answered": answered,
+        "finish_reasons": {name: reasons[name] for name in FINISH_REASONS},
+        "latest_launch": launch,
+    }
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)

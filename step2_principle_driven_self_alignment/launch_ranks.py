@@ -61,37 +61,37 @@ class LaunchRanks:
         return self.rank % self.tensor_parallel == 0
 
     def decide(self, look: Callable[[], Answer]) -> Answer:
-        """Rank 0 calls `look`; every rank returns its answer; an error stops all."""
-        return self._gather(look if self.leads_launch else None)[0]
+        """Rank 0 calls `look` and every rank returns its answer; an error stops all ranks."""
+        return self._share(look, [0])[0]
 
     def ask_leaders(self, look: Callable[[], Answer]) -> list[Answer]:
-        """The leader of each group calls `look`; every rank returns all answers."""
-        answers = self._gather(look if self.leads_group else None)
-        return answers[:: self.tensor_parallel]
+        """The leader of each group calls `look` and every rank returns all their answers."""
+        return self._share(look, list(range(0, self.world_size, self.tensor_parallel)))
 
-    def _gather(self, look: Callable[[], Any] | None) -> list[Any]:
-        answer, error = None, None
-        try:
-            answer = look() if look is not None else None
-        except Exception as own_error:
-            if self.world_size == 1:
-                raise
-            error = own_error
+    def _share(self, look: Callable[[], Any], askers: list[int]) -> list[Any]:
+        """Runs `look` on the ranks `askers`; the list of their answers, on every rank."""
         if self.world_size == 1:
-            return [answer]
-        return self._exchange(answer, error)
-
-    def _exchange(self, answer: Any, error: Exception | None) -> list[Any]:
-        import torch.distributed as dist
-
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, (answer, error), group=self._messages)
+            return [look()]
+        answer, error = None, None
+        if self.rank in askers:
+            try:
+                answer = look()
+            except Exception as own_error:
+                error = own_error
+        answers = [self._broadcast((answer, str(error) if error else ""), rank) for rank in askers]
         if error is not None:
             raise error
-        for rank, (_, rank_error) in enumerate(gathered):
-            if rank_error is not None:
-                raise OtherRankError(f"rank {rank}: {rank_error}")
-        return [rank_answer for rank_answer, _ in gathered]
+        for rank, (_, message) in zip(askers, answers, strict=True):
+            if message:
+                raise OtherRankError(f"rank {rank}: {message}")
+        return [answer for answer, _ in answers]
+
+    def _broadcast(self, message: Any, source: int) -> Any:
+        import torch.distributed as dist
+
+        messages = [message]
+        dist.broadcast_object_list(messages, src=source, group=self._messages)
+        return messages[0]
 
     @cached_property
     def _messages(self) -> Any:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,7 @@ def describe_run(
 
 def hash_rules(filter_settings: FilterSettings) -> str:
     """SHA-256 of what decides which responses are given up."""
-    rules = {**vars(filter_settings), "blacklist": filter_settings.blacklist.phrases}
-    return hash_text(json.dumps(rules, sort_keys=True))
+    return hash_text(json.dumps(asdict(filter_settings), sort_keys=True))
 
 
 def ids_in_other_shards(name: Path, group_size: int) -> set[str]:

@@ -196,6 +196,7 @@ class ShardWriter:
         self._heartbeat = threading.Thread(target=self._show_life, daemon=True)
 
     def __enter__(self) -> "ShardWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         previous_owner = self._lock.acquire()
         if previous_owner is not None:
             logger.warning("%s: taken over from %s", self.path, previous_owner)
@@ -235,7 +236,8 @@ class ShardWriter:
     def __exit__(self, *exception: object) -> None:
         self._closing.set()
         self._heartbeat.join()
-        os.fsync(self._file)
+        if exception[0] is None:
+            os.fsync(self._file)
         os.close(self._file)
         self._lock.release()
 

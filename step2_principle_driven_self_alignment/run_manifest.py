@@ -16,6 +16,14 @@ from pathlib import Path
 
 SAMPLES_PER_FILE = 64
 SAMPLE_BYTES = 4096
+FLAG_OF_HASH = {
+    "model_config": "--model_dir",
+    "weights": "--model_dir",
+    "tokenizer": "--tokenizer_path",
+    "principle_prompt": "--prompt_file",
+    "filter_rules": "the flags of the filter rules",
+    "prompt_file_hash": "--input_file",
+}
 REMEDY = "Go on with the settings of the run, or start another one with a new --output_file"
 
 
@@ -89,7 +97,8 @@ class RunManifest:
         field = present.difference(self)
         if field is not None:
             raise RunDiffersError(
-                f"this launch differs from the run in {path}: {field} is "
+                f"this launch differs from the run in {path}: {field} "
+                f"({FLAG_OF_HASH.get(field, '--' + field)}) is "
                 f"{getattr(self, field)!r} here and {getattr(present, field)!r} there. {REMEDY}"
             )
         return present
@@ -147,7 +156,8 @@ def hash_model_config(model_dir: Path) -> str:
     for name in ("config.json", "params.json"):
         if (model_dir / name).is_file():
             return hash_file(model_dir / name)
-    raise FileNotFoundError(f"{model_dir} has neither config.json nor params.json: not a model")
+    found = "has neither config.json nor params.json" if model_dir.is_dir() else "is no folder"
+    raise FileNotFoundError(f"{model_dir} {found}; --model_dir takes the folder of a base model")
 
 
 def hash_weights(model_dir: Path) -> str:
