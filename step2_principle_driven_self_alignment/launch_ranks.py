@@ -32,13 +32,13 @@ class LaunchRanks:
     def from_environment(cls, tensor_parallel: int | None) -> "LaunchRanks":
         """Reads RANK and WORLD_SIZE; ValueError where the ranks don't make whole groups."""
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        ranks = cls(int(os.environ.get("RANK", "0")), world_size, tensor_parallel or world_size)
-        if world_size % ranks.tensor_parallel:
+        parallel = world_size if tensor_parallel is None else tensor_parallel
+        if parallel < 1 or world_size % parallel:
             raise ValueError(
                 f"{world_size} processes don't divide into groups of --tensor_parallel "
-                f"{ranks.tensor_parallel}; start a multiple of {ranks.tensor_parallel}"
+                f"{parallel}; give a divisor of the number of processes"
             )
-        return ranks
+        return cls(int(os.environ.get("RANK", "0")), world_size, parallel)
 
     @property
     def group_index(self) -> int:

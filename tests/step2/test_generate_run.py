@@ -1,0 +1,352 @@
+"""The generator as a whole: real model, real processes, kills, drains, groups and ranks.
+
+The trained tiny model answers behind a short principle prompt, in fp32, so that its responses are
+the same tokens whatever the batch, the groups or the interruptions were.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import generate_self_align_response
+import pytest
+from response_shards import find_shards, read_shard, run_name, shard_path, summary_path
+
+SCRIPT = "step2_principle_driven_self_alignment/generate_self_align_response.py"
+PROMPTS = 24
+
+
+@pytest.fixture(scope="module")
+def base_model(tiny_base_model):
+    if not (tiny_base_model / "model.safetensors").is_file():
+        pytest.skip(f"the tiny base model is not there: {tiny_base_model}")
+    return tiny_base_model
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, repository):
+    """A folder with a prompt file and a short principle prompt: the end of the real one."""
+    folder = tmp_path_factory.mktemp("inputs")
+    topics = ("tea", "rain", "bread", "glass", "music", "salt", "maps", "bees")
+    records = [
+        {"instruction": f"Tell me about {topic} number {index}.", "input": "", "source": topic}
+        for index, topic in enumerate(topics * (PROMPTS // len(topics)))
+    ]
+    (folder / "prompts.json").write_text(json.dumps(records))
+    random.Random(3).shuffle(records)
+    (folder / "shuffled.jsonl").write_text("\n".join(map(json.dumps, records)))
+    whole = (repository / "prompts" / "watson_self_align_prompt.txt").read_text()
+    turns = whole.split("\n\nUser: ")
+    (folder / "short_prompt.txt").write_text("\n\nUser: ".join(["# Watson", *turns[-4:]]))
+    return folder
+
+
+@pytest.fixture
+def arguments(base_model, inputs, tmp_path):
+    """The command line of a run in tmp_path."""
+    return [
+        *("--model_dir", str(base_model), "--input_file", str(inputs / "prompts.json")),
+        *("--prompt_file", str(inputs / "short_prompt.txt")),
+        *("--output_file", str(tmp_path / "out" / "run.jsonl")),
+        *("--dtype", "float32", "--device", "cpu", "--max_new_tokens", "96"),
+    ]
+
+
+@pytest.fixture
+def generate(monkeypatch):
+    """Runs the script's main in this process, which has torch loaded already."""
+    handlers = {number: signal.getsignal(number) for number in (15, 10, 12)}
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
+        return generate_self_align_response.main()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def start(repository, flags, processes=1, env=None):
+    """Starts the script as users do; with several processes, as torchrun does."""
+    command = [sys.executable, str(repository / SCRIPT), *map(str, flags)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        command = [sys.executable, *launcher, str(processes), *command[1:]]
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
+    )
+
+
+def responses(output_file):
+    """Every response of a run by id; fails where a prompt is answered twice."""
+    rows = [row for shard in find_shards(run_name(output_file)) for _, row in read_shard(shard)]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def reference(base_model, inputs, tmp_path_factory):
+    """All responses of an undisturbed run, one prompt at a time."""
+    output_file = tmp_path_factory.mktemp("reference") / "run.jsonl"
+    flags = [
+        *("--model_dir", base_model, "--input_file", inputs / "prompts.json", "--slots", 1),
+        *("--prompt_file", inputs / "short_prompt.txt", "--output_file", output_file),
+        *("--dtype", "float32", "--device", "cpu", "--max_new_tokens", "96"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
+        assert generate_self_align_response.main() == 0
+    found = responses(output_file)
+    assert len(found) == PROMPTS
+    assert len({row["output"] for row in found.values()}) > PROMPTS // 2, "too dull to compare"
+    return found
+
+
+def test_rows_carry_the_prompt_and_how_the_response_ended(reference, inputs):
+    prompts = {p["instruction"]: p for p in json.loads((inputs / "prompts.json").read_text())}
+    for row in reference.values():
+        assert next(iter(row)) == "id"
+        assert row["source"] == prompts[row["instruction"]]["source"]
+        assert row["finish_reason"] in ("stop", "eos", "length", "abandoned")
+        assert isinstance(row["output"], str)
+        assert row["prompt_tokens"] > 0 and 0 < row["output_tokens"] <= 96
+
+
+def test_one_batch_of_shuffled_prompts_gives_the_same_responses(
+    generate, arguments, inputs, tmp_path, reference
+):
+    """A draw hangs on the prompt alone, not on its place in the batch or in the file."""
+    arguments[arguments.index("--input_file") + 1] = inputs / "shuffled.jsonl"
+    assert generate(*arguments, "--slots", 64) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+
+
+def test_five_groups_give_the_same_responses(generate, arguments, tmp_path, reference):
+    for rank in (3, 0, 4, 1, 2):
+        assert generate(*arguments, "--group_size", 5, "--group_rank", rank) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+    assert len(find_shards(tmp_path / "out" / "run")) == 5
+
+
+def test_a_complete_run_says_so_without_loading_anything(run_script, generate, arguments, tmp_path):
+    assert generate(*arguments, "--limit", 4) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    summary_path(shard_path(tmp_path / "out" / "run", 1, 0)).unlink()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", SCRIPT, *arguments, "--limit", "4"],
+        *(),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is answered already" in done.stderr
+    assert " torch" not in done.stderr.replace("torchrun", "")
+    summary = json.loads(summary_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
+    assert summary["finished"] and summary["prompts_answered"] == 4
+    assert set((tmp_path / "out").iterdir()) == set(before)
+
+
+def test_the_limit_can_be_raised_with_another_group_count(generate, arguments, tmp_path, reference):
+    assert generate(*arguments, "--limit", 7) == 0
+    assert sorted(responses(tmp_path / "out/run.jsonl")) == sorted(reference)[:7]
+    for rank in (0, 1):
+        assert generate(*arguments, "--group_size", 2, "--group_rank", rank) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+    assert json.loads((tmp_path / "out/run.manifest.json").read_text())["prompts"] == PROMPTS
+
+
+def test_a_launch_that_differs_is_refused_by_name(generate, arguments, inputs, tmp_path, caplog):
+    assert generate(*arguments, "--limit", 2) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    other_prompts = tmp_path / "other.jsonl"
+    other_prompts.write_text('{"instruction": "Something else"}')
+    other_blacklist = tmp_path / "blacklist.txt"
+    other_blacklist.write_text("umbrella\tweather")
+    longer_prompt = tmp_path / "prompt.txt"
+    longer_prompt.write_text("Hello.\n" + (inputs / "short_prompt.txt").read_text())
+    for field, *flags in [
+        ("temperature", "--temperature", 0.1),
+        ("top_p", "--top_p", 0.1),
+        ("seed", "--seed", 1),
+        ("max_new_tokens", "--max_new_tokens", 5),
+        ("max_own_tokens", "--max_own_tokens", 500),
+        ("filter_rules", "--keep_going"),
+        ("filter_rules", "--blacklist_file", other_blacklist),
+        ("prompt_file_hash", "--input_file", other_prompts),
+        ("principle_prompt", "--prompt_file", longer_prompt),
+        ("dtype", "--dtype", "bfloat16"),
+    ]:
+        caplog.clear()
+        assert generate(*arguments, *flags) == 1
+        assert f" {field} (" in caplog.text and "new --output_file" in caplog.text
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert generate(*arguments, "--dry_run") == 0
+    assert "\n\nUser: Tell me about" in caplog.text
+    assert "Watson (internal thoughts):" in caplog.text
+    assert "user prompts" in caplog.text and "tokens" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_shown(generate, arguments, caplog):
+    caplog.set_level("INFO")
+    assert generate(*arguments, "--limit", 3, "--show", 2) == 0
+    assert caplog.text.count("User: Tell me about") == 2
+
+
+def test_the_merge_gets_the_same_with_and_without_giving_up(
+    generate, arguments, tmp_path, run_script, repository
+):
+    """Giving up early saves time and must not change what is trained on."""
+    merged = {}
+    for name, flags in {"early": (), "late": ("--keep_going",)}.items():
+        output_file = tmp_path / name / "run.jsonl"
+        arguments[arguments.index("--output_file") + 1] = str(output_file)
+        # Hot sampling, so that many responses leave the format.
+        assert generate(*arguments, "--temperature", "1.3", "--top_p", "1", *flags) == 0
+        done = run_script(
+            "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py",
+            *("--data_file_pattern", tmp_path / name / "run_1shards_*.jsonl"),
+            *("--dummy_data_file", repository / "dummy_data" / "vicuna_dummy_data.json"),
+            *("--output_file", tmp_path / f"{name}.json"),
+        )
+        assert done.returncode == 0, done.stderr
+        merged[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    reasons = [row["finish_reason"] for row in responses(tmp_path / "early/run.jsonl").values()]
+    assert "abandoned" in reasons
+    late = responses(tmp_path / "late/run.jsonl").values()
+    assert "abandoned" not in {row["finish_reason"] for row in late}
+    assert merged["early"] == merged["late"]
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(repository, arguments, tmp_path, reference):
+    """kill -9 at any time, then other group counts: the same responses, each once."""
+    draw = random.Random(11)
+    for size, rank in [(1, 0), (3, 1), (2, 0), (1, 0)]:
+        flags = ["--slots", "4", "--group_size", str(size), "--group_rank", str(rank)]
+        process = start(repository, [*arguments, *flags])
+        shard = shard_path(tmp_path / "out" / "run", size, rank)
+        before = len(responses(tmp_path / "out/run.jsonl"))
+        wait_for_responses(tmp_path / "out/run.jsonl", before + 1, process)
+        time.sleep(draw.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+        if shard.stat().st_size > 200:
+            os.truncate(shard, shard.stat().st_size - draw.randint(0, 100))
+    process = start(repository, arguments)
+    assert process.communicate()[1] is not None and process.returncode == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_drains_and_the_next_launch_goes_on(
+    repository, arguments, tmp_path, reference, number, generate
+):
+    process = start(repository, [*arguments, "--slots", "2"])
+    wait_for_responses(tmp_path / "out/run.jsonl", 1, process)
+    process.send_signal(number)
+    _, log = process.communicate()
+    assert process.returncode == 75, log
+    assert "start again to go on" in log
+    shard = shard_path(tmp_path / "out" / "run", 1, 0)
+    summary = json.loads(summary_path(shard).read_text())
+    assert not summary["finished"]
+    assert summary["prompts_answered"] == len(responses(tmp_path / "out/run.jsonl")) < PROMPTS
+    assert generate(*arguments) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+
+
+@pytest.mark.slow
+def test_two_tensor_parallel_ranks_write_one_shard(repository, arguments, tmp_path, reference):
+    process = start(repository, arguments, processes=2)
+    _, log = process.communicate()
+    assert process.returncode == 0, log
+    assert len(find_shards(tmp_path / "out" / "run")) == 1
+    found = responses(tmp_path / "out/run.jsonl")
+    assert found.keys() == reference.keys()
+    same = sum(found[prompt_id] == reference[prompt_id] for prompt_id in found)
+    assert same >= PROMPTS - 2, "sums in another order may tip a draw once in a while, not often"
+
+
+@pytest.mark.slow
+def test_one_launch_of_three_groups_shares_the_prompts_out(
+    repository, arguments, tmp_path, reference
+):
+    process = start(repository, [*arguments, "--tensor_parallel", "1"], processes=3)
+    _, log = process.communicate()
+    assert process.returncode == 0, log
+    shards = find_shards(tmp_path / "out" / "run")
+    assert [len(list(read_shard(shard))) for shard in shards] == [8, 8, 8]
+    assert responses(tmp_path / "out/run.jsonl") == reference
+
+
+@pytest.mark.slow
+def test_an_error_of_rank_0_ends_every_rank_with_one_line(repository, arguments, tmp_path):
+    arguments[arguments.index("--input_file") + 1] = str(tmp_path / "nowhere.json")
+    process = start(repository, arguments, processes=2)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert log.count("no such prompt file") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--temperature", "-1"), "--temperature is -1"),
+        (("--top_p", "0"), "--top_p is 0"),
+        (("--top_p", "1.5"), "--top_p is 1.5"),
+        (("--slots", "0"), "--slots is 0"),
+        (("--limit", "0"), "--limit is 0"),
+        (("--group_size", "0"), "--group_size is 0"),
+        (("--group_size", "2", "--group_rank", "2"), "beyond --group_size 2"),
+        (("--group_rank", "-1"), "--group_rank is -1"),
+        (("--output_file", "run.json"), "ends with .jsonl"),
+        (("--tensor_parallel", "2"), "--tensor_parallel 2"),
+        (("--tensor_parallel", "0"), "--tensor_parallel"),
+        (("--temp", "1"), "unrecognized arguments: --temp"),
+    ],
+)
+def test_usage_errors(generate, capsys, tmp_path, flags, message):
+    required = ("--model_dir", tmp_path, "--input_file", "p.json", "--output_file", "run.jsonl")
+    with pytest.raises(SystemExit) as caught:
+        generate(*required, *flags)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_in_one_line(run_script, tmp_path, repository):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"instruction": "Hi"}')
+    model = repository / "scripts" / "tiny_base_model" / "nowhere"
+    for flags, message in [
+        (("--input_file", tmp_path / "none.json"), "no such prompt file"),
+        (("--input_file", prompts), f"{model} is no folder"),
+        (("--input_file", prompts, "--prompt_file", tmp_path / "none.txt"), "--prompt_file"),
+    ]:
+        output = tmp_path / "out" / "run.jsonl"
+        done = run_script(SCRIPT, "--model_dir", model, "--output_file", output, *flags)
+        assert done.returncode == 1
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
+        assert not output.parent.exists()
+
+
+def wait_for_responses(output_file, count, process, seconds=60):
+    """Returns when a run has `count` responses, or its process has ended."""
+    deadline = time.monotonic() + seconds
+    while len(responses(output_file)) < count and process.poll() is None:
+        assert time.monotonic() < deadline, "no responses come"
+        time.sleep(0.02)
