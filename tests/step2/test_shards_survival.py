@@ -1,5 +1,7 @@
 """Shards through kills, torn bytes, takeovers and changed group counts, with real processes."""
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -30,14 +32,18 @@ NEXT_LIFE = {**LIFE, "SLURM_RESTART_COUNT": "1"}
 
 def start_worker(name, size, rank, prompts, pause=0.0, env=None):
     """Starts a worker and waits for its first word; returns the process and the word."""
+    worker = launch_worker(name, size, rank, prompts, pause, env)
+    return worker, worker.stdout.readline().strip()
+
+
+def launch_worker(name, size, rank, prompts, pause=0.0, env=None):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
-    worker = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(WORKER), str(name), str(size), str(rank), str(prompts), str(pause)],
         stdout=subprocess.PIPE,
         text=True,
         env={**clean, **(env or {})},
     )
-    return worker, worker.stdout.readline().strip()
 
 
 def kill(worker):
@@ -135,15 +141,18 @@ def test_kills_at_random_moments_and_bytes_answer_every_prompt_once(tmp_path):
     """The whole life of a run: killed, cut and resumed with other group counts, 20 times."""
     draw = random.Random(5)
     name, prompts = tmp_path / "run", 400
-    for _ in range(20):
+    for life in range(30):
         size = draw.choice([1, 2, 3])
         rank = draw.randrange(size)
-        worker, word = start_worker(name, size, rank, prompts, pause=0.002)
-        assert word == "ready"
-        time.sleep(draw.uniform(0, 0.15))
+        worker = launch_worker(name, size, rank, prompts, pause=0.002)
+        if life % 3:  # the others die while they start, repair and lock
+            assert worker.stdout.readline().strip() == "ready"
+        time.sleep(draw.uniform(0, 0.12))
         kill(worker)
         shard = shard_path(name, size, rank)
-        os.truncate(shard, draw.randint(int(shard.stat().st_size * 0.9), shard.stat().st_size))
+        if shard.exists():
+            length = shard.stat().st_size
+            os.truncate(shard, draw.randint(int(length * 0.9), length))
     for rank in range(3):
         worker, word = start_worker(name, 3, rank, prompts)
         assert word == "ready"
@@ -225,6 +234,19 @@ def test_a_fenced_writer_stops_even_without_file_locks(tmp_path):
         with pytest.raises(ShardTakenOverError):
             writer.append(record_of(1))
     assert list(read_ids(shard)) == ["000000"]
+
+
+def test_a_file_system_without_locks_does(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    shard = tmp_path / "run_1shards_0.jsonl"
+    with ShardWriter(shard) as writer:
+        writer.append(record_of(0))
+        with pytest.raises(ShardOwnedError), ShardWriter(shard):
+            pass
+    assert read_ids(shard) == ["000000"]
 
 
 def test_groups_of_another_size_are_refused_while_they_live(tmp_path):
