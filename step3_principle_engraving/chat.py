@@ -22,8 +22,8 @@ from dialogue_format import (
     REPLY_CUE,
     STOP_STRING,
     MetaPrompt,
+    choose_meta_prompt,
     engraved_prompt,
-    load_meta_prompts,
 )
 from engraved_model import DTYPES, load_base_model, load_engraved_model, load_tokenizer, read_json
 from engraving_data import DialogueTokenizer
@@ -65,7 +65,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
-    system = find_system(args.system, args.meta_prompt_pattern)
+    system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
     tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
     conversation = Conversation(load_model(args), tokenizer, system, args)
     set_seed(args.seed)
@@ -93,18 +93,6 @@ def talk(conversation: "Conversation") -> int:
             print("Dromedary: ", end="", flush=True)
             conversation.reply(message, show=lambda piece: print(piece, end="", flush=True))
             print()
-
-
-def find_system(wanted: str, pattern: str) -> MetaPrompt:
-    """A system prompt by a word of its file's name, or by the path of a file."""
-    if Path(wanted).is_file():
-        return load_meta_prompts(wanted)[0]
-    prompts = load_meta_prompts(pattern)
-    for prompt in prompts:
-        if wanted in prompt.name:
-            return prompt
-    names = ", ".join(prompt.name for prompt in prompts)
-    raise ValueError(f"no system prompt '{wanted}'; --system takes a file or a word of: {names}")
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:

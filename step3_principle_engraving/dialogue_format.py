@@ -64,6 +64,18 @@ def load_meta_prompts(pattern: str) -> list[MetaPrompt]:
     return [_read_meta_prompt(path) for path in paths]
 
 
+def choose_meta_prompt(pattern: str, wanted: str) -> MetaPrompt:
+    """The meta-prompt of a text file, or the first of the pattern with `wanted` in its name."""
+    if Path(wanted).is_file():
+        return _read_meta_prompt(Path(wanted))
+    prompts = load_meta_prompts(pattern)
+    for prompt in prompts:
+        if wanted in prompt.name:
+            return prompt
+    names = ", ".join(prompt.name for prompt in prompts)
+    raise ValueError(f"no system prompt '{wanted}': --system takes a file or a word of {names}")
+
+
 def _read_meta_prompt(path: Path) -> MetaPrompt:
     text = path.read_text(encoding="utf-8").strip()
     if not text.endswith(USER_HEADING) or not text.removesuffix(USER_HEADING).strip():

@@ -11,13 +11,12 @@ scores as JSON. A data file is a .json, .jsonl or .csv file, or NAME[:CONFIG] of
 import argparse
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
 import torch
 from confidence_intervals import bootstrap_interval, wilson_interval
-from dialogue_format import DEFAULT_META_PROMPTS, MetaPrompt, engraved_prompt, load_meta_prompts
+from dialogue_format import DEFAULT_META_PROMPTS, MetaPrompt, choose_meta_prompt, engraved_prompt
 from engraved_model import DTYPES, load_base_model, load_tokenizer
 from engraving_data import DialogueTokenizer
 from multiple_choice import (
@@ -49,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--engraved_model", required=True, help="the exported model")
     add("--data_files", type=comma_list, required=True, help="files or Hub names, comma-separated")
     add("--output_file", type=Path, required=True, help="JSON to write")
-    add("--system", default="standard", help="word in the name of the system prompt")
+    add("--system", default="standard", help="system prompt: a word of its name, or a text file")
     add("--meta_prompt_pattern", default=DEFAULT_META_PROMPTS, help="glob of the system prompts")
     add("--batch_size", type=int, default=16, help="choices scored at once")
     add("--limit", type=int, help="only the first questions of each file")
@@ -67,15 +66,8 @@ def main() -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
-    questions = [
-        question for name in args.data_files for question in load_questions(name, args.limit)
-    ]
-    prompts = load_meta_prompts(args.meta_prompt_pattern)
-    system = next((prompt for prompt in prompts if args.system in prompt.name), None)
-    if system is None:
-        raise ValueError(
-            f"no system prompt named '{args.system}'; there are {', '.join(p.name for p in prompts)}"
-        )
+    questions = [row for name in args.data_files for row in load_questions(name, args.limit)]
+    system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
     scores = {
         side: score_model(name, questions, system, args)
         for side, name in (("base", args.base_model), ("engraved", args.engraved_model))
@@ -196,7 +188,7 @@ def write_results(
     }
     partial = args.output_file.with_name(args.output_file.name + ".part")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, args.output_file)
+    partial.replace(args.output_file)
 
 
 if __name__ == "__main__":

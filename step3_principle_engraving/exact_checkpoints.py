@@ -105,11 +105,11 @@ def write_json(path: Path, content: dict) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     _to_disk(partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def refuse_other_run(output_dir: Path, fingerprint: dict) -> None:
-    """Raises ValueError, naming the first differing field, where output_dir belongs to another run."""
+    """Raises ValueError where output_dir belongs to another run, naming the first other field."""
     path = output_dir / FINGERPRINT
     if not path.is_file():
         return
@@ -118,8 +118,9 @@ def refuse_other_run(output_dir: Path, fingerprint: dict) -> None:
         before, now = earlier.get(name), fingerprint.get(name)
         if before != now:
             raise ValueError(
-                f"{output_dir} holds a run with {name} = {_short(before)}, this one has {_short(now)}: "
-                "going on would train something else; use the same settings or another --output_dir"
+                f"{output_dir} holds a run with {name} = {_short(before)}, "
+                f"this one has {_short(now)}: going on would train something else; "
+                "use the same settings or another --output_dir"
             )
 
 

@@ -21,7 +21,7 @@ from dialogue_format import (
     STOP_STRING,
     MetaPrompt,
     chat_template,
-    load_meta_prompts,
+    choose_meta_prompt,
 )
 from engraved_model import DTYPES, is_adapter, load_tokenizer, merged_model, read_json
 from exact_checkpoints import COMPLETED, FINGERPRINT
@@ -49,7 +49,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--bits", type=int, choices=(4, 16), help="of the base in training; known for finetune.py's"
     )
     add("--meta_prompt_pattern", default=DEFAULT_META_PROMPTS, help="glob of the system prompts")
-    add("--system", default="standard", help="word in the name of the default system prompt")
+    add(
+        "--system",
+        default="standard",
+        help="default system prompt: a word of its name, or a text file",
+    )
     add("--max_new_tokens", type=int, default=512, help="longest reply, in the generation config")
     add("--trust_remote_code", action="store_true", help="run code that lies in the model folder")
     return parser.parse_args(argv)
@@ -63,7 +67,7 @@ def main() -> int:
     logger.setLevel(logging.INFO)
     is_adapter(args.adapter_dir)
     check_output(args.output_dir)
-    system = choose_system(load_meta_prompts(args.meta_prompt_pattern), args.system)
+    system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
     training = read_training(args.adapter_dir)
     bits = args.bits or training.get("settings", {}).get("bits", 16)
 
@@ -88,15 +92,6 @@ def check_output(output_dir: Path) -> None:
         raise ValueError(f"{output_dir} holds other files; give --output_dir a new folder")
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"{output_dir} is a file; give --output_dir a new folder")
-
-
-def choose_system(meta_prompts: list[MetaPrompt], wanted: str) -> MetaPrompt:
-    """The first meta-prompt whose name contains `wanted`."""
-    for prompt in meta_prompts:
-        if wanted in prompt.name:
-            return prompt
-    names = ", ".join(prompt.name for prompt in meta_prompts)
-    raise ValueError(f"no system prompt named '{wanted}'; --system takes a word of: {names}")
 
 
 def read_training(adapter_dir: Path) -> dict:

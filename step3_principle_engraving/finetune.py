@@ -46,11 +46,10 @@ SUMMARY = "training_summary.json"
 
 
 def main() -> int:
+    drain = Drain()
     arguments, recipe = parse_arguments(description=__doc__.splitlines()[0])
     start_logging(recipe)
     output_dir = Path(recipe.output_dir)
-    drain = Drain()
-
     meta_prompts = load_meta_prompts(arguments.meta_prompt_pattern)
     fingerprint = run_fingerprint(arguments, recipe, meta_prompts)
     if agree(recipe, lambda: open_run(output_dir, fingerprint, arguments.resume)):

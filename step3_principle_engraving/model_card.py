@@ -13,9 +13,10 @@ pipeline_tag: text-generation
 # {name}
 
 {base} fine-tuned by principle engraving, the last step of SELF-ALIGN
-([arXiv 2305.03047](https://arxiv.org/abs/2305.03047), [arXiv 2310.05910](https://arxiv.org/abs/2310.05910)):
-the base model wrote the training replies itself, led by written principles, and was then trained on
-them without the principles.
+([arXiv 2305.03047](https://arxiv.org/abs/2305.03047),
+[arXiv 2310.05910](https://arxiv.org/abs/2310.05910)): the base
+model wrote the training replies itself, led by written principles, and was then trained on them
+without the principles.
 
 ## Use
 
@@ -28,7 +29,7 @@ prompt = tokenizer.apply_chat_template(
     [{{"role": "user", "content": "Who are you?"}}],
     add_generation_prompt=True, return_tensors="pt", return_dict=True,
 )
-reply = model.generate(**prompt, tokenizer=tokenizer)  # stops by the generation config's stop string
+reply = model.generate(**prompt, tokenizer=tokenizer)  # stops at the stop string
 print(tokenizer.decode(reply[0, prompt["input_ids"].shape[1]:]))
 ```
 
@@ -57,7 +58,7 @@ template already holds the beginning-of-sequence token.
 
 ## Licence
 
-The weights derive from {base}: its licence, and those of the prompt collections, apply to this model.
+The weights derive from {base}: its licence and those of the prompt collections apply to them.
 """
 
 _SETTINGS = {

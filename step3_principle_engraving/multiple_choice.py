@@ -171,5 +171,7 @@ def question_score(question: Question, log_likelihoods: Sequence[float]) -> floa
         masses = [math.exp(value - highest) for value in log_likelihoods]
         right = sum(mass for mass, label in zip(masses, question.labels, strict=True) if label)
         return right / sum(masses)
-    best = max(range(len(log_likelihoods)), key=lambda index: log_likelihoods[index])
-    return float(question.labels[best])
+    by_label = {0: [], 1: []}
+    for value, label in zip(log_likelihoods, question.labels, strict=True):
+        by_label[label].append(value)
+    return float(max(by_label[1]) > max(by_label[0]))  # a tie is no success

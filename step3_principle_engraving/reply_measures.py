@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Reply:
-    """A greedy reply, and whether it ended by itself: at the marker or the end-of-sequence token."""
+    """A greedy reply, and whether it ended by itself: at the marker or at EOS."""
 
     text: str
     ended: bool

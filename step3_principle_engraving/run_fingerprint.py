@@ -1,4 +1,4 @@
-"""What decides the result of a fine-tuning: two runs with equal fingerprints train the same model."""
+"""What decides the result of a fine-tuning: equal fingerprints train the same model."""
 
 from pathlib import Path
 

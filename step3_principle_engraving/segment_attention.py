@@ -40,7 +40,7 @@ def segment_attention(
     """
     if segment_lengths is None or attention_mask is not None:
         raise ValueError(
-            "the attention 'segments' needs segment_lengths and no mask; use 'sdpa' for padded batches"
+            "the attention 'segments' needs segment_lengths and no mask; padded batches need 'sdpa'"
         )
     if sum(segment_lengths) != query.shape[2] or query.shape[0] != 1:
         raise ValueError(

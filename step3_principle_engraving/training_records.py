@@ -120,8 +120,8 @@ def _as_record(row: object, number: int, path: Path) -> TrainingRecord:
     example_id = number if example_id is None else example_id
     if not isinstance(finished, bool) or not isinstance(example_id, int):
         raise ValueError(
-            f"{path}, row {number}: 'finished' must be true or false and 'example_id' a whole number, "
-            f"not {finished!r:.40} and {example_id!r:.40}"
+            f"{path}, row {number}: 'finished' must be true or false and 'example_id' a whole "
+            f"number, not {finished!r:.40} and {example_id!r:.40}"
         )
     return TrainingRecord(example_id, finished=finished, **texts)
 

@@ -27,7 +27,8 @@ def write_training_report(
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Principle engraving</title>'
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;"
+        "margin:2em auto;padding:0 1em}"
         "img{width:100%;height:auto}table{border-collapse:collapse}"
         "th,td{text-align:left;padding:.25em .8em;border-bottom:1px solid #ccc;font-weight:normal}"
         "th{color:#555}</style><h1>Principle engraving</h1>"

@@ -149,7 +149,7 @@ def test_a_group_tells_its_share_after_a_change_of_group_count(progress, tmp_pat
     save_manifest(tmp_path, 12)
     answer(tmp_path, 1, 0, range(0, 6, 2))  # all in the share of the first of two groups
     answer(tmp_path, 2, 0, [6])
-    summary = {"prompts": {"assigned": 3}}
+    summary = {"prompts_assigned": 3}
     summary_path(shard_path(tmp_path / "run", 2, 0)).write_text(json.dumps(summary))
     assert progress()[1][0].split()[:3] == ["0", "1", "3"]
     assert not lock_path(shard_path(tmp_path / "run", 2, 0)).exists()

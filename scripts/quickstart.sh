@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# The whole pipeline on two CPU cores: sample prompts, a tiny trained base model, the real principle prompt.
+#
+#   bash scripts/quickstart.sh [OUTPUT_DIR]      default: quickstart_output in the repository
+#
+# Sets up .venv first. Prints one line a stage; each stage's own output is in OUTPUT_DIR/logs. What is
+# already there and newer than its inputs is used again.
+set -euo pipefail
+OUTPUT_DIR=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../quickstart_output}")
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+prepare_environment requirements.txt
+cd "$ROOT"
+
+SAMPLES=scripts/quickstart_data
+BASE_MODEL=scripts/tiny_base_model/checkpoint
+STEP1=step1_prompt_preparation STEP2=step2_principle_driven_self_alignment STEP3=step3_principle_engraving
+PRINCIPLES=prompts/watson_self_align_prompt.txt
+IDENTITY=dummy_data/vicuna_dummy_data.json
+QUESTION="Who are you?"
+LOGS=$OUTPUT_DIR/logs
+
+main() {
+  mkdir -p "$LOGS"
+  prepare_prompts
+  generate_responses
+  merge_responses
+  engrave
+  export_model
+  compare_replies
+}
+
+is_current() { # OUTPUT INPUT...: the output exists and no input is newer
+  local output=$1 input
+  shift
+  [[ -e $output ]] || return 1
+  for input; do [[ ! $input -nt $output ]] || return 1; done
+}
+
+stage() { # LOG COMMAND...: run quietly, with a clock where somebody watches; show the log's end on failure
+  local log=$LOGS/$1.log pid start=$SECONDS rc=0
+  shift
+  "$PYTHON" "$@" >"$log" 2>&1 &
+  pid=$!
+  trap 'kill $pid 2>/dev/null' EXIT
+  while [[ -t 1 ]] && kill -0 "$pid" 2>/dev/null; do
+    printf '\r  %s … %d s ' "$(basename "$1" .py)" $((SECONDS - start))
+    sleep 1
+  done
+  wait "$pid" || rc=$?
+  trap - EXIT
+  [[ ! -t 1 ]] || printf '\r%60s\r' ''
+  ((rc == 0)) || { tail -n 20 "$log" >&2; fail "$1 ended with exit code $rc; its whole output is in $log"; }
+}
+
+records() { # FILE: how many records a JSON array or JSONL file holds
+  "$PYTHON" -c 'import json, sys
+path = sys.argv[1]
+with open(path, encoding="utf-8") as file:
+    print(sum(1 for _ in file) if path.endswith("l") else len(json.load(file)))' "$1"
+}
+
+prepare_prompts() {
+  local openorca=$OUTPUT_DIR/openorca_prompts.json sharegpt=$OUTPUT_DIR/sharegpt_prompts.json
+  PROMPTS=$OUTPUT_DIR/merged_prompts.json
+  if ! is_current "$PROMPTS" $SAMPLES/* $STEP1/*.py; then
+    stage step1_openorca $STEP1/subsample_openorca_prompts.py --tokenizer_name $BASE_MODEL \
+      --train_data_path $SAMPLES/openorca_sample.parquet --output_path "$openorca"
+    stage step1_sharegpt $STEP1/aggregate_sharegpt_prompts.py \
+      --data_files=$SAMPLES/sharegpt_value.json,$SAMPLES/sharegpt_markdown.json --output_path "$sharegpt"
+    stage step1_merge $STEP1/clean_and_merge_prompts.py --tokenizer_name $BASE_MODEL \
+      --sharegpt_prompt_path "$sharegpt" --openorca_prompt_path "$openorca" \
+      --dolly_data $SAMPLES/dolly_sample.jsonl --oasst_data $SAMPLES/oasst_sample.jsonl \
+      --output_file "$PROMPTS"
+  fi
+  echo "step 1  prompts    $(records "$PROMPTS") prompts in $PROMPTS"
+}
+
+generate_responses() {
+  RESPONSES=$OUTPUT_DIR/responses_1shards_0.jsonl
+  local summary=$OUTPUT_DIR/responses_1shards_0.summary.json
+  if ! is_current "$summary" "$PROMPTS" $PRINCIPLES $BASE_MODEL/*; then
+    rm -f "$OUTPUT_DIR"/responses*
+    stage step2_generate $STEP2/generate_self_align_response.py --model_dir $BASE_MODEL \
+      --input_file "$PROMPTS" --output_file "$OUTPUT_DIR/responses.jsonl"
+  fi
+  echo "step 2  generate   $(records "$RESPONSES") responses in $RESPONSES"
+}
+
+merge_responses() {
+  TRAINING_DATA=$OUTPUT_DIR/self_align_merged.json
+  if ! is_current "$TRAINING_DATA" "$RESPONSES" $IDENTITY prompts/*.txt $STEP2/*.py; then
+    stage step2_merge $STEP2/merge_and_filter_self_align_with_dummy.py \
+      --data_file_pattern "$OUTPUT_DIR/responses_1shards_*.jsonl" --dummy_data_file $IDENTITY \
+      --output_file "$TRAINING_DATA"
+  fi
+  echo "        merge      $(records "$TRAINING_DATA") training examples in $TRAINING_DATA"
+  echo "                   how they were filtered: ${TRAINING_DATA%.json}.report.html"
+}

@@ -1,0 +1,207 @@
+# shellcheck shell=bash disable=SC2017,SC2154 # divisions mean to round; other variables are slurm_launch.sh's
+#
+# Sourced by slurm_launch.sh: runs this node's part of one or more groups.
+#
+# The processes of a group ("ranks") start as torchrun would start them, by RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR
+# and MASTER_PORT, but they keep their exit codes, and get signals as requests to drain. A rank that fails ends its
+# whole group, on all of the group's nodes: the others would wait for it, for minutes or for ever.
+
+run_node() { # ARGUMENT...
+  local index supervisor supervisors=() worst=0
+  mkdir -p "$LOG_DIR"
+  trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' USR1 USR2 TERM INT
+  set -m # a process group for each, out of reach of signals that are meant for this shell
+  for ((index = 0; index < groups_per_node; index++)); do
+    run_group $index "$@" &
+    supervisors+=($!)
+  done
+  for supervisor in "${supervisors[@]}"; do
+    wait_for "$supervisor"
+    ((status != 128 + 10)) || status=$EXIT_DRAINED # USR1 came before the group had begun
+    ((worst != 0 && (worst != EXIT_DRAINED || status == 0))) || worst=$status
+  done
+  exit "$worst"
+}
+
+run_group() { # INDEX_ON_NODE ARGUMENT...: in a subshell, which ends with the group's exit code
+  local draining='' code=0
+  local -A ranks=() # rank by process id
+  trap 'draining=1' USR1 USR2 TERM INT
+  set -m # so that a rank's helpers can be ended with it
+  describe_group "$1"
+  shift
+  "$arguments_of_group"
+  open_log
+  print_header "$@" >&"$log_output"
+  start_ranks "$@"
+  supervise_ranks
+  say_end
+  close_log
+  exit "$code"
+}
+
+describe_group() { # INDEX_ON_NODE
+  local index=$((node_index / NODES_PER_GROUP * groups_per_node + $1))
+  local node_of_group=$((node_index % NODES_PER_GROUP))
+  group=$((first_group + index))
+  members=("${nodes[@]:node_index - node_of_group:NODES_PER_GROUP}")
+  world_size=$((NODES_PER_GROUP * processes)) first_rank=$((node_of_group * processes))
+  label="group $group of $all_groups, $(hostname)" failed=$(failed_file)
+  threads=${OMP_NUM_THREADS:-$(($(nproc) / GPUS_PER_NODE))}
+  ((threads > 0)) || threads=1
+  log=$log_name.log
+  ((all_groups == 1)) || log=${log_name}_group$group.log
+  # Below the range that systems draw ports from, and different for groups that share an address.
+  port=$((12000 + (${SLURM_JOB_ID:-$$} * 101 + ${SLURM_RESTART_COUNT:-0} * 7 + index) % 20000))
+  group_devices=$(IFS=, && echo "${devices[*]:$1 * processes:processes}")
+  find_master_address
+}
+
+find_master_address() {
+  master=127.0.0.1
+  ((NODES_PER_GROUP > 1)) || return 0
+  master=${members[0]}
+  # Checked here, because torch tries a name without an address for minutes, and silently.
+  ! getent hosts "$master" >/dev/null || return 0
+  master=$(scontrol show node --oneliner "$master" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+  getent ahosts "$master" >/dev/null || fail "${members[0]}, the group's first node, has no address on $(hostname)"
+}
+
+fail() { # MESSAGE
+  tell_other_nodes "$*"
+  echo "error: $*" >&2
+  exit 1
+}
+
+# --- log: rank 0's node writes it, and the launch's first group to the screen too; other nodes write to the screen
+
+open_log() {
+  log_writer=''
+  if ((first_rank > 0)); then
+    exec {log_output}> >(exec sed -u "s/^/[$label] /" >&2)
+    log_writer=$!
+  elif ((group == first_group)); then
+    exec {log_output}> >(exec tee -a "$log")
+    log_writer=$!
+  else
+    exec {log_output}>>"$log"
+  fi
+}
+
+close_log() {
+  local tenths=20 # a helper that a rank has left behind may hold it open
+  exec {log_output}>&-
+  while [[ $log_writer ]] && kill -0 "$log_writer" 2>/dev/null && ((tenths-- > 0)); do sleep 0.1; done
+}
+
+print_header() { # ARGUMENT...
+  local setting
+  ((first_rank == 0)) || return 0
+  echo "=== $(date '+%F %T') ${SLURM_JOB_ID:+job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), }$label"
+  echo "on ${members[*]}: $world_size processes, rank 0 listens at $master:$port; log: $log"
+  for setting in MODEL_DIR DATA_DIR NODES_PER_GROUP GPUS_PER_NODE GPUS_PER_GROUP; do
+    printf '%s=%q ' $setting "${!setting:-}"
+  done
+  printf 'CUDA_VISIBLE_DEVICES=%q OMP_NUM_THREADS=%q\n' "$group_devices" "$threads"
+  printf '%q ' "$PYTHON" "$script" "${arguments[@]}" "$@"
+  echo
+}
+
+say() { # MESSAGE: to the screen, and to the log
+  echo "[$label] $*" >&2
+  ((first_rank > 0)) || echo "[$label] $*" >>"$log"
+}
+
+say_end() {
+  case $code in
+    0) rm -f "${failed%.*.*}".* && say "done" ;;
+    "$EXIT_DRAINED") say "drained; start again to go on from here" ;;
+    *) say "error: the group ends with exit code $code; log: $log" ;;
+  esac
+}
+
+# --- ranks
+
+start_ranks() { # ARGUMENT...
+  local local_rank
+  for ((local_rank = 0; local_rank < processes; local_rank++)); do
+    start_rank $local_rank "$@" </dev/null >&"$log_output" 2>&1 &
+    ranks[$!]=$((first_rank + local_rank))
+  done
+}
+
+start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
+  trap '' USR1 USR2 TERM INT # until Python sets its handlers, a request to drain must not kill it
+  export RANK=$((first_rank + $1)) LOCAL_RANK=$1 WORLD_SIZE=$world_size LOCAL_WORLD_SIZE=$processes
+  export MASTER_ADDR=$master MASTER_PORT=$port OMP_NUM_THREADS=$threads
+  export TQDM_DISABLE=1 PYTHONUNBUFFERED=1 # lines instead of bars
+  [[ -z $group_devices ]] || export CUDA_VISIBLE_DEVICES=$group_devices
+  exec "$PYTHON" "$script" "${arguments[@]}" "${@:2}"
+}
+
+supervise_ranks() { # until none is left; sets code
+  local pid deadline=''
+  while ((${#ranks[@]})); do
+    sleep 0.5 &
+    wait $! 2>/dev/null || true # a signal ends it early; bash's own note on a killed rank comes here
+    for pid in "${!ranks[@]}"; do
+      kill -0 "$pid" 2>/dev/null || note_end "$pid"
+    done
+    # Again and again, because a rank that only starts doesn't listen yet.
+    [[ ! $draining ]] || ((${#ranks[@]} == 0)) || kill -USR1 "${!ranks[@]}" 2>/dev/null || true
+    note_failure_elsewhere
+    ((code == 0 || code == EXIT_DRAINED)) || end_ranks
+  done
+}
+
+note_end() { # PID
+  local end=0 rank=${ranks[$1]}
+  wait "$1" 2>/dev/null || end=$?
+  unset "ranks[$1]"
+  case $end in
+    0) ;;
+    "$EXIT_DRAINED") ((code != 0)) || code=$end ;;
+    *) note_failure $end "rank $rank of $world_size on $(hostname) $(describe_end $end)" ;;
+  esac
+}
+
+describe_end() { # EXIT_CODE
+  local remedy=''
+  (($1 > 128)) || { echo "ended with exit code $1"; return; }
+  (($1 != 137)) || remedy=' (perhaps for want of memory)'
+  echo "was killed by SIG$(kill -l $(($1 - 128)))$remedy"
+}
+
+note_failure() { # EXIT_CODE MESSAGE
+  say "error: $2"
+  ((code == 0 || code == EXIT_DRAINED)) || return 0
+  code=$1 deadline=$((SECONDS + SECONDS_TO_EXPLAIN))
+  tell_other_nodes "$2"
+}
+
+end_ranks() {
+  local pid
+  ((SECONDS >= deadline)) || return 0
+  for pid in "${!ranks[@]}"; do
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  ((${#ranks[@]} == 0)) || say "ended the other ranks here: ${ranks[*]}"
+  ranks=()
+}
+
+# --- failures cross nodes through a file: there is nothing else that all nodes share
+
+failed_file() { # of this life of the job
+  echo "$state.group$((node_index / NODES_PER_GROUP)).failed.${SLURM_RESTART_COUNT:-0}.${SLURM_STEP_ID:-0}"
+}
+
+tell_other_nodes() { # MESSAGE
+  in_step && is_count "$NODES_PER_GROUP" && ((NODES_PER_GROUP > 1)) || return 0
+  mkdir -p "$LOG_DIR" && echo "$1" >>"$(failed_file)"
+}
+
+note_failure_elsewhere() {
+  ((NODES_PER_GROUP > 1)) && [[ -e $failed ]] && ((code == 0 || code == EXIT_DRAINED)) || return 0
+  note_failure 1 "$(head -n 1 "$failed")"
+}

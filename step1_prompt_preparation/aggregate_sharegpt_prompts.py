@@ -1,0 +1,100 @@
+"""Collects the opening prompts of ShareGPT conversations: where a human opened and was answered.
+
+Reads    conversations as .json, .jsonl or .parquet files, folders of them, or Hub data sets.
+Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with the counts.
+
+    python aggregate_sharegpt_prompts.py \
+        --data_files=zetavg/ShareGPT-Processed,sg_90k_part1.json,sg_90k_part2.json \
+        --output_path sharegpt_prompts.json
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from input_errors import InputError, run_script
+from preparation_report import PreparationReport
+from prompt_arguments import add_run_arguments, comma_list, refuse_overwriting, story_parser
+from prompt_output import PromptOutput
+from prompt_records import prompt_record, seeded_order
+from prompt_sources import PromptSource, find_sources, read_rows
+from reading_progress import with_progress
+from sharegpt_conversations import COLUMNS, TURN_FIELDS, has_turn_field, opening_prompt
+
+SOURCE = "sharegpt"
+logger = logging.getLogger(__name__)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = story_parser("Collect the opening prompts of ShareGPT conversations.")
+    parser.add_argument(
+        "--data_files",
+        type=comma_list,
+        required=True,
+        metavar="FILE|FOLDER|HUB_NAME,...",
+        help="conversations: .json, .jsonl or .parquet files, folders of them, Hub data sets",
+    )
+    parser.add_argument(
+        "--output_path", type=Path, required=True, metavar="FILE", help="JSON file to write"
+    )
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    outputs = {"--output_path": args.output_path, "--rejects_file": args.rejects_file}
+    refuse_overwriting(parser, outputs, [Path(name) for name in args.data_files])
+    return args
+
+
+def main() -> None:
+    """Parse, check, collect, write."""
+    args = parse_args()
+    sources = find_sources(args.data_files, "--data_files", (".json", ".jsonl", ".parquet"))
+    settings = {"seed": args.seed, "files": [source.name for source in sources]}
+    report = PreparationReport("characters", settings)
+    with PromptOutput(args.output_path, report, args.rejects_file) as output:
+        prompts: dict[str, dict] = {}  # id -> record
+        for source in sources:
+            collect(source, prompts, output)
+        warn_of_lost_pieces(report)
+        records = seeded_order(prompts.values(), args.seed)
+        output.finish(records, (len(record["instruction"]) for record in records))
+
+
+def collect(source: PromptSource, prompts: dict[str, dict], output: PromptOutput) -> None:
+    """Adds the opening prompts of one file or data set.
+
+    Raises:
+        InputError: there are no conversations in it.
+    """
+    rows, conversations = 0, 0
+    for number, row in with_progress(read_rows(source, COLUMNS), source.name):
+        rows += 1
+        conversations += has_turn_field(row)
+        output.report.read[SOURCE] += 1
+        opening = opening_prompt(row)
+        text = opening.text.strip() if isinstance(opening.text, str) else opening.text
+        record = None if opening.reason else prompt_record(text, SOURCE)
+        if record is None or record["id"] in prompts:
+            reason = opening.reason or "duplicate"
+            output.drop(SOURCE, reason, text, file=source.name, row=number)
+        else:
+            prompts[record["id"]] = record
+    if not conversations:
+        found = f"none of its {rows} rows has" if rows else "it is empty: no row with"
+        raise InputError(f"{source.name}: {found} a field {' or '.join(map(repr, TURN_FIELDS))}")
+
+
+def warn_of_lost_pieces(report: PreparationReport) -> None:
+    """Speaks up where ids that merely end in a number may have been taken for pieces."""
+    lost, read = report.dropped[SOURCE, "later_piece"], report.read[SOURCE]
+    if 2 * lost > read:
+        logger.warning(
+            "warning: %s of %s conversations have ids ending in _1, _2, … and were left out as "
+            "later pieces of a conversation; where such ids number whole conversations, rename them",
+            f"{lost:,}",
+            f"{read:,}",
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

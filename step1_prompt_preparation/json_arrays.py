@@ -1,0 +1,99 @@
+"""A JSON array on disk, read element by element, so that a file of many gigabytes needs little memory."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from input_errors import InputError
+
+CHUNK_CHARACTERS = 4 * 2**20
+LONGEST_CUT_LITERAL = 16  # "-Infinity" or a \uXXXX escape, cut by the end of the buffer
+WHITESPACE = re.compile(r"[ \t\n\r]*")
+
+
+def read_json_array(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yields (row number, value) for each element; rows count from 1.
+
+    Raises:
+        InputError: the file is no array, is cut off, or an element is malformed; names the row.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        reader = _ArrayReader(file, path)
+        try:
+            yield from reader.elements()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not UTF-8 text near row {reader.row}: {error.reason}; save it as UTF-8"
+            ) from error
+
+
+class _ArrayReader:
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.row = 1
+        self.buffer = ""
+        self.position = 0
+        self.file_ended = False
+        self.decoder = json.JSONDecoder()
+
+    def elements(self) -> Iterator[tuple[int, Any]]:
+        opening = self._next_character()
+        if opening != "[":
+            found = f"starts with {opening!r}" if opening else "is empty"
+            raise InputError(
+                f"{self.path}: {found}; a .json file holds one array [...], "
+                "and one object a line belongs in a .jsonl file"
+            )
+        self.position += 1
+        if self._next_character() != "]":
+            yield self.row, self._element()
+            while self._next_character() == ",":
+                self.position += 1
+                self.row += 1
+                yield self.row, self._element()
+        if self._next_character() != "]":
+            self._fail("the array is cut off" if self.file_ended else "no comma after the row")
+        self.position += 1
+        if self._next_character():
+            self._fail("there is more text after the array's end")
+
+    def _next_character(self) -> str:
+        """The next character that is no whitespace, unread; "" at the end of the file."""
+        while True:
+            self.position = WHITESPACE.match(self.buffer, self.position).end()
+            if self.position < len(self.buffer):
+                return self.buffer[self.position]
+            if self.file_ended:
+                return ""
+            self._refill()
+
+    def _element(self) -> Any:
+        self._next_character()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.buffer, self.position)
+            except json.JSONDecodeError as error:
+                if self.file_ended or not self._may_be_cut(error):
+                    self._fail(error.msg)
+            except RecursionError:
+                self._fail("nested too deeply")
+            else:
+                if end < len(self.buffer) or self.file_ended:  # else a number might go on
+                    self.position = end
+                    return value
+            self._refill()
+
+    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
+        near_end = error.pos >= len(self.buffer) - LONGEST_CUT_LITERAL
+        return near_end or error.msg.startswith("Unterminated string")
+
+    def _refill(self) -> None:
+        rest = self.buffer[self.position :]
+        chunk = self.file.read(max(CHUNK_CHARACTERS, len(rest)))  # doubling: few parses per element
+        self.buffer, self.position, self.file_ended = rest + chunk, 0, not chunk
+
+    def _fail(self, reason: str) -> None:
+        raise InputError(f"{self.path}: row {self.row} is not valid JSON: {reason}")

@@ -1,0 +1,201 @@
+"""A uniform sample of each OpenOrca collection, the same for any order of the rows.
+
+Each prompt has a seeded hash. A collection's sample is the prompts with the smallest hashes that
+pass the rules. So only those are kept in memory and tokenised that are about to be drawn: a window
+of the smallest hashes. Where too few in it pass, the rows are read again for the next window.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from normalized_text import normalized_key
+from openorca_rows import COLLECTIONS, OpenOrcaBatch
+from prompt_output import PromptOutput
+from prompt_records import prompt_record
+from token_lengths import TokenCounter
+
+WINDOW_FACTOR = 3  # candidates held for each prompt wanted
+LEAST_CHUNK = 256
+LAST_DIGEST = b"\xff" * 33  # above any
+RowReader = Callable[[], Iterable[OpenOrcaBatch]]
+
+
+def source_name(collection: str) -> str:
+    """The `source` of a collection's records."""
+    return f"openorca/{collection}"
+
+
+@dataclass(frozen=True)
+class SamplingRules:
+    """How many prompts of each collection, of how many tokens at most."""
+
+    samples: int
+    max_tokens: int
+    seed: int
+
+
+class CandidateWindow:
+    """The `capacity` prompts with the smallest digests above `floor`, and how often each occurs."""
+
+    def __init__(self, capacity: int, floor: bytes) -> None:
+        self.capacity = capacity
+        self.floor = floor
+        self.ceiling = LAST_DIGEST  # nothing above it can be in the window
+        self.prompts: dict[bytes, list] = {}  # digest -> [text, copies]
+
+    def add(self, digest: bytes, text: bytes) -> None:
+        """Takes in a prompt whose digest is above the floor and up to the ceiling."""
+        if digest in self.prompts:
+            self.prompts[digest][1] += 1
+            return
+        self.prompts[digest] = [text, 1]
+        if len(self.prompts) >= 2 * self.capacity:
+            self._shrink()
+
+    def in_order(self) -> list[tuple[bytes, bytes, int]]:
+        """(digest, text, copies), the smallest digest first."""
+        if len(self.prompts) > self.capacity:
+            self._shrink()
+        return [(digest, *self.prompts[digest]) for digest in sorted(self.prompts)]
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether no prompt above the floor was left out."""
+        return self.ceiling == LAST_DIGEST
+
+    def _shrink(self) -> None:
+        smallest = sorted(self.prompts)[: self.capacity]
+        self.ceiling = smallest[-1]
+        self.prompts = {digest: self.prompts[digest] for digest in smallest}
+
+
+class OpenOrcaSampler:
+    """Draws the sample; every row is counted in the output's report."""
+
+    def __init__(self, rules: SamplingRules, counter: TokenCounter, output: PromptOutput) -> None:
+        self.rules = rules
+        self.counter = counter
+        self.output = output
+        self.drawn: dict[str, list[tuple[str, int]]] = {name: [] for name in COLLECTIONS}
+        self.seen: set[bytes] = set()  # normalised keys of the drawn prompts
+
+    def draw(self, read_batches: RowReader) -> tuple[list[dict], list[int]]:
+        """Returns records and their token counts; calls `read_batches` once per window."""
+        capacity = max(LEAST_CHUNK, WINDOW_FACTOR * self.rules.samples)
+        windows = {name: CandidateWindow(capacity, b"") for name in COLLECTIONS}
+        self._fill(windows, self._counted(read_batches()))
+        while windows:
+            for name, window in windows.items():
+                self._judge(name, window.in_order())
+            windows = {
+                name: CandidateWindow(capacity, window.ceiling)
+                for name, window in windows.items()
+                if not window.holds_all and len(self.drawn[name]) < self.rules.samples
+            }
+            if windows:
+                self._fill(windows, read_batches())
+        self._count_not_drawn()
+        return self._records()
+
+    def _counted(self, batches: Iterable[OpenOrcaBatch]) -> Iterator[OpenOrcaBatch]:
+        """Passes the batches on and reports what is dropped by its row alone."""
+        for batch in batches:
+            for number, name in enumerate(COLLECTIONS):
+                rows = int(np.count_nonzero(batch.collections == number))
+                if rows:
+                    self.output.report.read[source_name(name)] += rows
+            too_long = self._too_long(batch)
+            for reason, rows in (
+                ("no_text", batch.missing),
+                ("natural_language_inference", batch.inference),
+                ("too_long", too_long & ~batch.inference),
+            ):
+                for row in np.flatnonzero(rows).tolist():
+                    name = COLLECTIONS[batch.collections[row]]
+                    self.output.drop(source_name(name), reason, lambda r=row: batch.question(r))
+            yield batch
+
+    def _too_long(self, batch: OpenOrcaBatch) -> np.ndarray:
+        """Which questions have too many characters for any tokenisation."""
+        limit = self.rules.max_tokens
+        too_long = batch.characters > limit * self.counter.longest_piece
+        for row in np.flatnonzero(too_long).tolist():
+            text = batch.question(row).decode(errors="replace")
+            too_long[row] = self.counter.surely_longer(text, limit)
+        return too_long
+
+    def _fill(self, windows: dict[str, CandidateWindow], batches: Iterable[OpenOrcaBatch]) -> None:
+        by_number = [windows.get(name) for name in COLLECTIONS]
+        seeded = hashlib.sha256(b"%d\0" % self.rules.seed)
+        for batch in batches:
+            eligible = ~(batch.missing | batch.inference | self._too_long(batch))
+            offsets, numbers, data = batch.offsets.tolist(), batch.collections.tolist(), batch.data
+            for row in np.flatnonzero(eligible).tolist():
+                window = by_number[numbers[row]]
+                if window is None:
+                    continue
+                text = data[offsets[row] : offsets[row + 1]]
+                hashed = seeded.copy()
+                hashed.update(text)
+                digest = hashed.digest()
+                if window.floor < digest <= window.ceiling:
+                    window.add(digest, bytes(text))
+
+    def _judge(self, name: str, candidates: list[tuple[bytes, bytes, int]]) -> None:
+        """Draws from the candidates in order until the collection has enough."""
+        drawn, start = self.drawn[name], 0
+        while start < len(candidates) and len(drawn) < self.rules.samples:
+            size = max(LEAST_CHUNK, (self.rules.samples - len(drawn)) * 5 // 4)
+            chunk = candidates[start : start + size]
+            start += size
+            texts = [_decoded(text) for _, text, _ in chunk]
+            lengths = self.counter.count([text or "" for text in texts], self.rules.max_tokens)
+            for text, length, (_, raw, copies) in zip(texts, lengths, chunk, strict=True):
+                if len(drawn) == self.rules.samples:
+                    return
+                reason = self._reason_against(text, length)
+                if reason is None:
+                    drawn.append((text, length))
+                for _ in range(copies - (reason is None)):
+                    self.output.drop(source_name(name), reason or "duplicate", lambda r=raw: r)
+
+    def _reason_against(self, text: str | None, length: int) -> str | None:
+        if text is None:
+            return "invalid_unicode"
+        if not text:
+            return "empty"
+        if length > self.rules.max_tokens:
+            return "too_long"
+        key = normalized_key(text)
+        if key in self.seen:
+            return "duplicate"
+        self.seen.add(key)
+        return None
+
+    def _count_not_drawn(self) -> None:
+        report = self.output.report
+        for name in COLLECTIONS:
+            source = source_name(name)
+            dropped = sum(
+                n for (dropped_from, _), n in report.dropped.items() if dropped_from == source
+            )
+            left = report.read[source] - dropped - len(self.drawn[name])
+            if left:
+                report.dropped[source, "not_drawn"] = left
+
+    def _records(self) -> tuple[list[dict], list[int]]:
+        records, lengths = [], []
+        for name in COLLECTIONS:
+            for text, length in self.drawn[name]:
+                records.append(prompt_record(text, source_name(name)))
+                lengths.append(length)
+        return records, lengths
+
+
+def _decoded(text: bytes) -> str | None:
+    try:
+        return text.decode().strip()
+    except UnicodeDecodeError:
+        return None

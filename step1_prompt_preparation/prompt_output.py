@@ -1,0 +1,79 @@
+"""What a run writes: prompts, report, rejects. All beside their names first, renamed at the end."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from input_errors import InputError
+from preparation_report import PreparationReport
+from prompt_records import write_prompts
+
+
+class PromptOutput:
+    """A context in which rows are dropped with a reason, and at whose end the files appear.
+
+    Until `finish` the files of an earlier run stay as they are; after an error they still do.
+    """
+
+    def __init__(
+        self, output_path: Path, report: PreparationReport, rejects_path: Path | None
+    ) -> None:
+        self.path = output_path
+        self.report_path = output_path.with_suffix(".report.json")
+        self.rejects_path = rejects_path
+        self.report = report
+        self._rejects: TextIO | None = None
+
+    def __enter__(self) -> "PromptOutput":
+        for path in filter(None, (self.path, self.rejects_path)):
+            if path.is_dir():
+                raise InputError(f"{path} is a folder; name a file to write")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _beside(self.path).touch()  # fails now where nothing can be written
+        if self.rejects_path:
+            self._rejects = _beside(self.rejects_path).open("w", encoding="utf-8", newline="\n")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._rejects:
+            self._rejects.close()
+        for path in filter(None, (self.path, self.report_path, self.rejects_path)):
+            _beside(path).unlink(missing_ok=True)
+
+    def drop(self, source: str, reason: str, text: object = None, **details: object) -> None:
+        """Counts a dropped row and keeps it in the rejects file, if there is one.
+
+        `text` may be a function that makes the text, called only if it is written.
+        """
+        self.report.dropped[source, reason] += 1
+        if self._rejects:
+            text = text() if callable(text) else text
+            text = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+            row = {"reason": reason, "source": source, "text": text, **details}
+            self._rejects.write(json.dumps(row, default=str) + "\n")  # ASCII: any text fits
+
+    def finish(self, records: list[dict[str, Any]], lengths: Iterable[int]) -> None:
+        """Writes all files and puts them in place.
+
+        Raises:
+            InputError: no record is left; the table says why.
+        """
+        self.report.count_kept((record["source"] for record in records), lengths)
+        print(self.report.table())
+        if not records:
+            raise InputError(f"no prompt is left (see the table above); {self.path} is not written")
+        write_prompts(_beside(self.path), records)
+        report = json.dumps(self.report.as_json(), indent=2, ensure_ascii=False)
+        _beside(self.report_path).write_text(report + "\n", encoding="utf-8")
+        if self._rejects:
+            self._rejects.close()
+            os.replace(_beside(self.rejects_path), self.rejects_path)
+        os.replace(_beside(self.report_path), self.report_path)
+        os.replace(_beside(self.path), self.path)
+        print(f"{len(records):,} prompts in {self.path}, the report in {self.report_path}")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -1,0 +1,92 @@
+"""Draws prompts from OpenOrca: a seeded uniform sample of each of its four collections.
+
+Reads    OpenOrca parquet (columns `id` and `question`): files, folders, or a Hub data set.
+Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with the counts.
+
+Natural-language-inference tasks, prompts that are too long and duplicates are left out. The same
+rows and seed give the same file, whatever their order.
+
+    python subsample_openorca_prompts.py --train_data_path 1M-GPT4-Augmented.parquet \
+        --output_path openorca_prompts.json
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from background_reading import read_ahead
+from input_errors import run_script
+from openorca_rows import COLLECTIONS, OpenOrcaBatch, read_openorca
+from openorca_sampling import OpenOrcaSampler, SamplingRules
+from preparation_report import PreparationReport
+from prompt_arguments import (
+    add_run_arguments,
+    add_tokenizer_argument,
+    comma_list,
+    positive_integer,
+    refuse_overwriting,
+    story_parser,
+)
+from prompt_output import PromptOutput
+from prompt_records import seeded_order
+from prompt_sources import find_sources
+from reading_progress import ReadingProgress
+from token_lengths import TokenCounter
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = story_parser("Draw a seeded uniform sample of OpenOrca's prompts.")
+    parser.add_argument(
+        "--train_data_path",
+        type=comma_list,
+        required=True,
+        metavar="FILE|FOLDER|HUB_NAME,...",
+        help="OpenOrca parquet files, folders of them, or a Hub data set such as Open-Orca/OpenOrca",
+    )
+    parser.add_argument(
+        "--output_path", type=Path, required=True, metavar="FILE", help="JSON file to write"
+    )
+    parser.add_argument(
+        "--max_samples_per_dataset",
+        type=positive_integer,
+        default=10_000,
+        metavar="INTEGER",
+        help=f"prompts to draw from each collection ({', '.join(COLLECTIONS)})",
+    )
+    parser.add_argument(
+        "--max_prompt_len",
+        type=positive_integer,
+        default=256,
+        metavar="INTEGER",
+        help="longest prompt, in tokens",
+    )
+    add_tokenizer_argument(parser)
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    outputs = {"--output_path": args.output_path, "--rejects_file": args.rejects_file}
+    refuse_overwriting(parser, outputs, [Path(name) for name in args.train_data_path])
+    return args
+
+
+def main() -> None:
+    """Parse, check, draw, write."""
+    args = parse_args()
+    sources = find_sources(args.train_data_path, "--train_data_path", (".parquet",))
+    counter = TokenCounter(args.tokenizer_name)
+    rules = SamplingRules(args.max_samples_per_dataset, args.max_prompt_len, args.seed)
+
+    def read_batches() -> Iterator[OpenOrcaBatch]:
+        with ReadingProgress("OpenOrca") as progress:
+            for batch in read_ahead(read_openorca(sources)):
+                yield batch
+                progress.add(len(batch.collections))
+
+    report = PreparationReport("tokens", {**vars(rules), "files": [s.name for s in sources]})
+    with PromptOutput(args.output_path, report, args.rejects_file) as output:
+        records, lengths = OpenOrcaSampler(rules, counter, output).draw(read_batches)
+        output.finish(seeded_order(records, args.seed), lengths)
+
+
+if __name__ == "__main__":
+    run_script(main)

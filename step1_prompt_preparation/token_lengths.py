@@ -1,0 +1,133 @@
+"""How many tokens a text has, counted in batches by compiled tokenizers, without special tokens."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import sentencepiece
+import tokenizers
+from input_errors import InputError
+from prompt_sources import HUB_NAME
+from word_lengths import SPACE, WordwiseLengths, pieces_stay_within_words
+
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+FLAG = "--tokenizer_name"
+LimitedLengths = Callable[[Sequence[str], int], list[int]]
+
+
+class TokenCounter:
+    """Counts tokens with one tokenizer.
+
+    A SentencePiece model is counted by SentencePiece itself, word by word where that is exact:
+    transformers' conversion of such a model to the Rust library miscounts runs of spaces.
+    """
+
+    def __init__(self, tokenizer_name: str) -> None:
+        """Loads the tokenizer of a file, a folder or a Hub repository.
+
+        Raises:
+            InputError: there is none, or it is of an unknown format.
+        """
+        self._lengths, vocabulary = _load(_tokenizer_file(tokenizer_name))
+        self.longest_piece = max(map(len, vocabulary))  # characters
+
+    def count(self, texts: Sequence[str], limit: int) -> list[int]:
+        """The token count of each text; `limit + 1` for one whose size alone is too much.
+
+        So a prompt of many megabytes costs nothing.
+        """
+        lengths = [limit + 1] * len(texts)
+        short = [i for i, text in enumerate(texts) if not self.surely_longer(text, limit)]
+        counted = self._lengths([texts[i] for i in short], limit)
+        for index, length in zip(short, counted, strict=True):
+            lengths[index] = length
+        return lengths
+
+    def surely_longer(self, text: str, limit: int) -> bool:
+        """Whether no tokenisation of the text fits into `limit` tokens."""
+        most_characters = limit * self.longest_piece
+        if len(text) <= most_characters:
+            return False
+        # some tokenizers merge whitespace before they count: measure without its runs
+        return len(text) > 100 * most_characters or len(" ".join(text.split())) > most_characters
+
+
+def _tokenizer_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for file_name in TOKENIZER_FILES:
+            if (path / file_name).is_file():
+                return path / file_name
+        raise InputError(f"{FLAG}: the folder {name} holds no {' or '.join(TOKENIZER_FILES)}")
+    if HUB_NAME.fullmatch(name) and not name.endswith((".model", ".json")):
+        return _hub_tokenizer_file(name)
+    raise InputError(f"{FLAG}: no such file or folder: {name}")
+
+
+def _hub_tokenizer_file(name: str) -> Path:
+    from huggingface_hub import hf_hub_download  # slow to import, and needed for Hub names only
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        try:
+            return Path(hf_hub_download(name, TOKENIZER_FILES[0]))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return Path(hf_hub_download(name, TOKENIZER_FILES[1]))
+    except Exception as error:  # whatever the Hub's client raises: the remedy is the same
+        raise InputError(
+            f"{name}: no such local file or folder, and the Hugging Face Hub did not give a "
+            f"tokenizer of that name ({type(error).__name__}); {FLAG} also takes a local "
+            "tokenizer.model, tokenizer.json or model folder"
+        ) from error
+
+
+def _load(path: Path) -> tuple[LimitedLengths, list[str]]:
+    """(texts, limit -> lengths) and the pieces of the vocabulary."""
+    if path.suffix == ".json":
+        return _load_rust(path)
+    try:
+        return _load_sentencepiece(path)
+    except (RuntimeError, OSError) as error:
+        beside = path.with_name("tokenizer.json")
+        if beside.is_file():  # Llama 3 folders: their tokenizer.model is of another kind
+            return _load_rust(beside)
+        raise InputError(
+            f"{path}: not a SentencePiece model; give {FLAG} a tokenizer.model of SentencePiece "
+            "or a tokenizer.json"
+        ) from error
+
+
+def _load_sentencepiece(path: Path) -> tuple[LimitedLengths, list[str]]:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+
+    def lengths(texts: Sequence[str], limit: int = 0) -> list[int]:
+        return [len(ids) for ids in processor.encode(list(texts), num_threads=_threads())]
+
+    starts_with_space = processor.encode("a", out_type=str)[0].startswith(SPACE)
+    if starts_with_space and pieces_stay_within_words(pieces):
+        return WordwiseLengths(lengths).count, pieces
+    return lengths, pieces
+
+
+def _load_rust(path: Path) -> tuple[LimitedLengths, list[str]]:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{path}: not a readable tokenizer.json: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def lengths(texts: Sequence[str], limit: int = 0) -> list[int]:
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
+    return lengths, list(tokenizer.get_vocab())
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,50 @@
+"""How attention heads are laid out over tensor-parallel ranks, for any number of ranks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """Equal shares of heads for each rank; heads that don't divide are padded with zeros.
+
+    Where the key/value heads don't divide, a key/value head is repeated and its query heads are
+    shared out between the copies.
+    """
+
+    ranks: int
+    query_heads: int
+    kv_heads: int
+    group_size: int  # query heads that share a (copy of a) key/value head on a rank
+    kv_heads_per_rank: int
+
+    @property
+    def query_heads_per_rank(self) -> int:
+        return self.kv_heads_per_rank * self.group_size
+
+    def kv_head_of(self, rank: int, local: int) -> int | None:
+        """The model's key/value head that is a rank's `local`-th; None for padding."""
+        copies = self.query_heads // self.kv_heads // self.group_size
+        head = (rank * self.kv_heads_per_rank + local) // copies
+        return head if head < self.kv_heads else None
+
+    def query_head_of(self, rank: int, local: int) -> int | None:
+        """The model's query head that is a rank's `local`-th; None for padding."""
+        head = rank * self.query_heads_per_rank + local
+        return head if head < self.query_heads else None
+
+
+def plan_heads(query_heads: int, kv_heads: int, ranks: int) -> HeadLayout:
+    """Chooses the layout with the least padding, and among these the fewest copies."""
+    group = query_heads // kv_heads
+
+    def layout(group_size: int) -> HeadLayout:
+        copies = kv_heads * group // group_size
+        return HeadLayout(ranks, query_heads, kv_heads, group_size, -(-copies // ranks))
+
+    divisors = [size for size in range(group, 0, -1) if group % size == 0]
+    return min(map(layout, divisors), key=lambda plan: plan.query_heads_per_rank)
+
+
+def padded_share(size: int, ranks: int) -> int:
+    """A rank's share of `size` rows, padded so that all shares are equal."""
+    return -(-size // ranks)

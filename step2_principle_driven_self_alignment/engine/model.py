@@ -1,0 +1,166 @@
+"""A decoder-only transformer over flat batches of tokens; how they attend is passed in.
+
+N: tokens in the batch, C: hidden size. Sizes of heads and widths are one rank's share.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from fairscale.nn.model_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
+from torch import nn
+
+from engine.head_layout import HeadLayout, padded_share
+from engine.model_config import ModelConfig, RopeScaling
+
+# (layer, queries [N, heads, D], keys [N, kv_heads, D], values) -> outputs [N, heads, D]
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def rotary_frequencies(config: ModelConfig) -> torch.Tensor:
+    """Radians per position for each pair of a head's dimensions: [head_dim / 2].
+
+    RoFormer (arXiv 2104.09864); Llama 3.1 slows the low frequencies down and blends in between
+    (as in transformers' `rope_type: llama3`).
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = config.rope_theta**-exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    if not isinstance(scaling, RopeScaling):
+        return frequencies / scaling
+    turns = scaling.original_max_positions * frequencies / (2 * torch.pi)
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+class Attention(nn.Module):
+    """Queries, keys and values from one matrix, rotated by position."""
+
+    def __init__(self, config: ModelConfig, layout: HeadLayout) -> None:
+        super().__init__()
+        self.heads = layout.query_heads_per_rank
+        self.kv_heads = layout.kv_heads_per_rank
+        self.head_dim = config.head_dim
+        self.epsilon = config.norm_epsilon
+        rows = layout.ranks * (self.heads + 2 * self.kv_heads) * config.head_dim
+        self.qkv = _column_parallel(config.hidden_size, rows, bias=config.qkv_bias)
+        self.output = _row_parallel(
+            layout.ranks * self.heads * config.head_dim, config.hidden_size, config.output_bias
+        )
+        if config.head_norms:
+            self.query_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
+            self.key_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
+
+    def forward(
+        self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Callable
+    ) -> torch.Tensor:
+        """hidden: [N, C]; cosines, sines: [N, 1, D]."""
+        tokens = len(hidden)
+        qkv = self.qkv(hidden).view(tokens, -1, self.head_dim)  # [N, heads + 2 kv_heads, D]
+        rotated, values = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+        if hasattr(self, "query_norm"):
+            queries, keys = rotated.split((self.heads, self.kv_heads), dim=1)
+            queries = F.rms_norm(queries, (self.head_dim,), self.query_norm, self.epsilon)
+            keys = F.rms_norm(keys, (self.head_dim,), self.key_norm, self.epsilon)
+            rotated = torch.cat((queries, keys), dim=1)
+        rotated = rotate(rotated, cosines, sines)
+        queries, keys = rotated.split((self.heads, self.kv_heads), dim=1)
+        attended = attend(queries, keys, values)
+        return self.output(attended.reshape(tokens, -1))
+
+
+def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of [N, heads, D]; `sines` are negative in their first half."""
+    return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, dims=-1), sines)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202), gate and up from one matrix."""
+
+    def __init__(self, config: ModelConfig, ranks: int) -> None:
+        super().__init__()
+        width = padded_share(config.feed_forward_size, ranks) * ranks
+        self.gate_up = _column_parallel(config.hidden_size, 2 * width)
+        self.down = _row_parallel(width, config.hidden_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(hidden).chunk(2, dim=-1)
+        return self.down(F.silu(gate).mul_(up))
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each behind a norm and added to the stream."""
+
+    def __init__(self, config: ModelConfig, layout: HeadLayout) -> None:
+        super().__init__()
+        self.attention_norm = _norm(config)
+        self.attention = Attention(config, layout)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = FeedForward(config, layout.ranks)
+
+    def forward(self, hidden: torch.Tensor, rotary: tuple, attend: Callable) -> torch.Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), *rotary, attend)
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+
+
+class Transformer(nn.Module):
+    """The whole model on one rank; weights are filled in by `weights.load_weights`."""
+
+    def __init__(self, config: ModelConfig, layout: HeadLayout, positions: int) -> None:
+        super().__init__()
+        self.config = config
+        padded_vocab = padded_share(config.vocab_size, layout.ranks) * layout.ranks
+        self.embedding = VocabParallelEmbedding(
+            padded_vocab, config.hidden_size, init_method=_leave_unset
+        )
+        self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.layers))
+        self.norm = _norm(config)
+        self.head = _column_parallel(config.hidden_size, padded_vocab, gather_output=True)
+        angles = torch.outer(torch.arange(positions).float(), rotary_frequencies(config))
+        dtype = torch.get_default_dtype()
+        cosines, sines = angles.cos(), angles.sin()
+        self.register_buffer("cosines", torch.cat((cosines, cosines), -1).to(dtype))
+        self.register_buffer("sines", torch.cat((-sines, sines), -1).to(dtype))
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """token_ids, positions: [N]. Returns the last layer's normed states, [N, C]."""
+        rotary = self.cosines[positions].unsqueeze(1), self.sines[positions].unsqueeze(1)
+        hidden = self.embedding(token_ids)
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, rotary, lambda *qkv, layer=layer: attend(layer, *qkv))
+        return self.norm(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[N, C] -> float32 [N, vocabulary], equal on all ranks."""
+        return self.head(hidden)[:, : self.config.vocab_size].float()
+
+
+def _leave_unset(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
+def _norm(config: ModelConfig) -> nn.RMSNorm:
+    return nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
+
+
+def _column_parallel(
+    inputs: int, outputs: int, bias: bool = False, gather_output: bool = False
+) -> ColumnParallelLinear:
+    return ColumnParallelLinear(
+        inputs, outputs, bias=bias, gather_output=gather_output, init_method=_leave_unset
+    )
+
+
+def _row_parallel(inputs: int, outputs: int, bias: bool = False) -> RowParallelLinear:
+    return RowParallelLinear(
+        inputs, outputs, bias=bias, input_is_parallel=True, init_method=_leave_unset
+    )

@@ -1,0 +1,110 @@
+"""Draws the next tokens: temperature, nucleus, and noise that depends on nothing but the prompt.
+
+Nucleus sampling (arXiv 1904.09751) keeps the likeliest tokens while the probability mass before
+a token is at most top_p. One of them is drawn by the Gumbel-max trick: the largest of
+logit / temperature + Gumbel noise. The noise is a function of (seed, prompt, position, token), so
+a response doesn't change with the batch, the slot, the order or a restart.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+CANDIDATES = 128  # a nucleus seldom holds more; rows where it does are sorted whole
+
+# Constants of splitmix64's mixing function (Steele et al. 2014), as signed 64-bit integers.
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn; `temperature` 0 takes the likeliest token."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int = 42
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; give a number above 0, up to 1")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+
+
+def noise_key(seed: int, request_id: str) -> int:
+    """A signed 64-bit key for all the noise of one prompt."""
+    digest = hashlib.sha256(f"{seed}\0{request_id}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def sample(
+    logits: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, settings: SamplingSettings
+) -> torch.Tensor:
+    """Draws one token a row.
+
+    logits: float32 [rows, vocabulary]; keys: int64 [rows], from `noise_key`; positions: int64
+    [rows], how many tokens of the response are there already. Returns int64 [rows].
+    """
+    if settings.temperature == 0:
+        return logits.argmax(dim=-1)
+    scaled = logits / settings.temperature
+    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    count = min(CANDIDATES, logits.shape[-1])
+    values, tokens = torch.topk(scaled, count, dim=-1)  # [rows, candidates], likeliest first
+    mass = torch.exp(values - total).cumsum(dim=-1)
+    drawn = _draw(values, tokens, mass, keys, positions, settings.top_p)
+    too_wide = mass[:, -1] <= settings.top_p  # the nucleus reaches beyond the candidates
+    if count < logits.shape[-1] and bool(too_wide.any()):
+        rows = too_wide.nonzero().squeeze(1)
+        drawn[rows] = _sample_sorted(scaled[rows], keys[rows], positions[rows], settings.top_p)
+    return drawn
+
+
+def _sample_sorted(
+    scaled: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, top_p: float
+) -> torch.Tensor:
+    values, tokens = torch.sort(scaled, dim=-1, descending=True, stable=True)
+    mass = torch.softmax(values, dim=-1).cumsum(dim=-1)
+    return _draw(values, tokens, mass, keys, positions, top_p)
+
+
+def _draw(
+    values: torch.Tensor,
+    tokens: torch.Tensor,
+    mass: torch.Tensor,
+    keys: torch.Tensor,
+    positions: torch.Tensor,
+    top_p: float,
+) -> torch.Tensor:
+    """One of each row's tokens [rows, candidates], sorted by value, within the nucleus."""
+    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
+    noisy = values + gumbel_noise(keys, positions, tokens)
+    noisy.masked_fill_(before > top_p, float("-inf"))
+    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
+
+
+def gumbel_noise(keys: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise, float32 [rows, candidates]: a hash of its three arguments."""
+    row_state = _mix(keys + positions * GOLDEN_GAMMA)
+    bits = _mix(row_state[:, None] ^ (tokens * GOLDEN_GAMMA))
+    # 24 bits, moved off 0 and 1, make a uniform float32 whose logarithm is finite.
+    uniform = (_shift_right(bits, 40).to(torch.float32) + 0.5) * 2.0**-24
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(state: torch.Tensor) -> torch.Tensor:
+    """splitmix64's output function; int64 products wrap around."""
+    state = (state ^ _shift_right(state, 30)) * MIX_1
+    state = (state ^ _shift_right(state, 27)) * MIX_2
+    return state ^ _shift_right(state, 31)
+
+
+def _shift_right(state: torch.Tensor, bits: int) -> torch.Tensor:
+    """A logical shift; int64's own keeps the sign."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)

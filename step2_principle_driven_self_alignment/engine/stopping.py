@@ -1,0 +1,47 @@
+"""When a response ends: found in its text, as a marker can be cut into tokens in many ways."""
+
+import codecs
+
+REPLY_MARKER = b"\nWatson:"
+END_MARKER = b"\nUser:"
+
+
+class ResponseText:
+    """The bytes of a growing response, and where its own reply ended.
+
+    The end is the `User:` turn that follows its own `Watson:` turn. A `User:` turn before that is
+    no end but a failed format, which the filter judges.
+    """
+
+    def __init__(self, reply_marker: bytes = REPLY_MARKER, end_marker: bytes = END_MARKER) -> None:
+        self._bytes = bytearray()
+        self._markers = [reply_marker, end_marker]  # still to be found, in this order
+        self._search_from = 0
+        self._end: int | None = None
+
+    def append(self, piece: bytes) -> bool:
+        """Adds a token's bytes; True if the response has ended."""
+        self._bytes += piece
+        while self._markers:
+            marker = self._markers[0]
+            found = self._bytes.find(marker, self._search_from)
+            if found < 0:
+                # The next piece may complete a marker that has begun.
+                self._search_from = max(self._search_from, len(self._bytes) - len(marker) + 1)
+                return False
+            self._markers.pop(0)
+            # A reply may be empty: the line break that ends it can begin the next turn.
+            self._search_from = found + len(marker)
+            self._end = found if not self._markers else None
+        return True
+
+    @property
+    def text(self) -> str:
+        """All that was written, without the turn that ended it; broken UTF-8 becomes U+FFFD."""
+        return self._bytes[: self._end].decode("utf-8", errors="replace")
+
+    @property
+    def text_so_far(self) -> str:
+        """As `text`, without the bytes of a last character that isn't complete yet."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return decoder.decode(bytes(self._bytes[: self._end]))

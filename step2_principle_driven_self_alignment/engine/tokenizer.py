@@ -1,0 +1,165 @@
+"""SentencePiece and Hugging Face tokenizers behind one face: token ids in, bytes out.
+
+Responses are put together from the bytes of their tokens, so that text is exact however a
+character or a marker is cut into tokens.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import sentencepiece
+import tokenizers
+
+NAMES = ("tokenizer.model", "tokenizer.json")
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back. `token_bytes[i]` is what token i adds to a text."""
+
+    bos_id: int | None
+    eos_ids: frozenset[int]
+    token_bytes: list[bytes]
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS or EOS."""
+
+    def encode_prefix(self, text: str) -> list[int]:
+        """Token ids of a text at the beginning: exactly one BOS where the model has one."""
+        begin = [] if self.bos_id is None else [self.bos_id]
+        return begin + (self._encode(text) if text else [])
+
+    def encode_continuation(self, text: str, anchor: str) -> list[int]:
+        """Token ids of a text that follows `anchor`, which is the end of the prefix.
+
+        Encoded together, so that no tokenizer takes the text for a beginning; then the anchor's
+        own tokens are taken off.
+        """
+        anchor_ids = self._encode(anchor) if anchor else []
+        both = self._encode(anchor + text)
+        if both[: len(anchor_ids)] == anchor_ids:
+            return both[len(anchor_ids) :]
+        # Text and anchor melted into one token; encode the text alone.
+        return self._encode(text)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text that tokens add to a text before them."""
+        return b"".join(self.token_bytes[i] for i in token_ids).decode("utf-8", "replace")
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.token_bytes)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A `tokenizer.model`."""
+
+    def __init__(self, path: Path) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        processor = self._processor
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        self.eos_ids = frozenset(i for i in (processor.eos_id(),) if i >= 0)
+        self.token_bytes = [self._bytes_of(i) for i in range(processor.get_piece_size())]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        if self._processor.is_control(token_id):
+            return b""
+        piece = self._processor.id_to_piece(token_id)
+        if self._processor.is_byte(token_id):
+            return bytes([int(piece[3:-1], 16)])  # "<0x0A>"
+        if self._processor.is_unknown(token_id):
+            return " \u2047 ".encode()
+        return piece.replace("\u2581", " ").encode()
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`, of the byte-level kind (Llama 3, Qwen) or SentencePiece's."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        self._special = {t["id"] for t in settings.get("added_tokens", []) if t.get("special")}
+        byte_level = '"ByteLevel"' in json.dumps(settings.get("decoder"))
+        to_bytes = _byte_level_bytes if byte_level else _metaspace_bytes
+        added = {t["id"] for t in settings.get("added_tokens", [])}
+        pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.token_bytes = [b""] * (max(pieces.values()) + 1)
+        for piece, token_id in pieces.items():
+            if token_id not in self._special:
+                plain = piece.encode() if token_id in added else to_bytes(piece)
+                self.token_bytes[token_id] = plain
+        self.bos_id = self._find_bos(path.parent)
+        self.eos_ids = frozenset(self._named_token(path.parent, "eos_token"))
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _find_bos(self, folder: Path) -> int | None:
+        """The token that the model expects first: none for families such as Qwen."""
+        first = self._tokenizer.encode("", add_special_tokens=True).ids
+        if first and first[0] in self._special:
+            return first[0]
+        config = _read_json(folder / "tokenizer_config.json")
+        if config.get("add_bos_token") is False:
+            return None
+        return next(iter(self._named_token(folder, "bos_token")), None)
+
+    def _named_token(self, folder: Path, name: str) -> list[int]:
+        token = _read_json(folder / "tokenizer_config.json").get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        token_id = self._tokenizer.token_to_id(content) if content else None
+        return [] if token_id is None else [token_id]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Loads a tokenizer file, or the one in a model's folder; FileNotFoundError if there is none.
+
+    A folder's `tokenizer.model` is preferred if SentencePiece can read it.
+    """
+    candidates = [path / name for name in NAMES] if path.is_dir() else [path]
+    found = [file for file in candidates if file.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"no tokenizer at {path}; give a tokenizer.model or tokenizer.json with "
+            "--tokenizer_path, or a folder that holds one"
+        )
+    for file in found:
+        if file.suffix == ".json":
+            return HuggingFaceTokenizer(file)
+        try:
+            return SentencePieceTokenizer(file)
+        except (RuntimeError, OSError) as error:
+            if file == found[-1]:
+                raise ValueError(f"{file} is not a SentencePiece model: {error}") from error
+    raise AssertionError("unreachable")
+
+
+def _metaspace_bytes(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:-1], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    return bytes(BYTE_OF_CHARACTER[character] for character in piece)
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's printable character for each byte, turned around."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {chr(byte): byte for byte in printable}
+    characters |= {chr(256 + number): byte for number, byte in enumerate(others)}
+    return characters
+
+
+BYTE_OF_CHARACTER = _byte_level_alphabet()
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
