@@ -92,7 +92,9 @@ class SafetensorsCheckpoint(Checkpoint):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._files = {file: safe_open(file, framework="pt") for file in self._find_files()}
-        self._file_of = {name: f for f, opened in self._files.items() for name in opened.keys()}
+        self._file_of = {
+            name: f for f, opened in self._files.items() for name in set(opened.keys())
+        }
 
     def _find_files(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"

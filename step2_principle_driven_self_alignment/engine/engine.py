@@ -8,6 +8,7 @@ Every rank of a tensor-parallel group calls `generate` with the same requests an
 completions in the same order.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +18,21 @@ import torch
 from engine import memory_plan
 from engine.checkpoint import open_checkpoint
 from engine.decoder import Decoder
+from engine.generation import Completion, Generation, GiveUp
 from engine.head_layout import plan_heads
-from engine.memory_plan import MemoryPlan, available_memory
+from engine.memory_plan import PREFILL_TOKENS, MemoryPlan, available_memory
 from engine.model_config import ModelConfig, load_model_config
 from engine.sampler import SamplingSettings
-from engine.scheduler import Request
+from engine.scheduler import Request, Scheduler
 from engine.stage_clock import EngineStatistics
 from engine.tensor_parallel import agree, choose_device, join_group, tensor_parallel_degree
-from engine.tokenizer import load_tokenizer
+from engine.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Completion", "Engine", "EngineSettings", "Request", "SamplingSettings", "plan_memory"]
 
 ADMISSION_SIZE = 8
-GIVE_UP_EVERY = 8  # tokens between two looks at whether a response can still be kept
 DRAIN_EVERY = 8  # steps between two looks at whether to drain
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-GiveUp = Callable[[Request, str], bool]
 
 
 @dataclass(frozen=True)
@@ -66,21 +65,6 @@ class EngineSettings:
             raise ValueError(f"--dtype {self.dtype}; choose auto, {', '.join(DTYPES)}")
 
 
-@dataclass(frozen=True)
-class Completion:
-    """An answered request.
-
-    `finish_reason`: `stop` (the user's next turn began), `eos`, `length`, `abandoned` (given up),
-    or `too_long` (the prompt left no room for a response).
-    """
-
-    request: Request
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    output_tokens: int
-
-
 def plan_memory(settings: EngineSettings) -> MemoryPlan:
     """The memory that `Engine(settings)` will take on each rank; reads no weights."""
     config = load_model_config(Path(settings.model_dir))
@@ -97,7 +81,7 @@ def _plan(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> 
         choose_dtype(settings.dtype, config, device),
         prefix_tokens=prefix_tokens,
         slots=settings.slots,
-        own_tokens=settings.max_own_tokens + 1,
+        own_tokens=settings.max_own_tokens,
         available=available_memory(device, ranks),
     )
 
@@ -120,7 +104,8 @@ class Engine:
         config = load_model_config(folder)
         self.tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
         prefix = self.tokenizer.encode_prefix(settings.prefix_text)
-        _check_sizes(settings, config, self.tokenizer, len(prefix))
+        _check_sizes(settings, config, len(prefix))
+        _check_vocabulary(self.tokenizer, config)
         _plan(settings, config, len(prefix)).check()
         self.settings = settings
         self.statistics = EngineStatistics(prefix_tokens=len(prefix))
@@ -137,7 +122,7 @@ class Engine:
                 self.device,
                 prefix_tokens=len(prefix),
                 slots=settings.slots,
-                own_tokens=settings.max_own_tokens + 1,
+                own_tokens=settings.max_own_tokens,
             )
         with self.statistics.stage("prefix"):
             self._decoder.fill_prefix(prefix)
@@ -169,10 +154,52 @@ class Engine:
         `give_up(request, text so far)` tells that a response isn't worth going on with. Once the
         group leader's `should_drain()` is true, the iterator ends; what was alive is dropped.
         """
-        run = Run(self, give_up)
-        while run.scheduler_has_work(requests):
-            if run.steps % DRAIN_EVERY == 0 and should_drain is not None:
-                if agree(should_drain(), self.ranks, self.device):
-                    break
-            yield from run.step()
+        too_long: list[Completion] = []
+        generation = Generation(
+            self._decoder,
+            self.tokenizer,
+            self.settings.sampling,
+            self.eos_ids,
+            self.statistics,
+            give_up,
+        )
+        scheduler = Scheduler(
+            generation.waiting(requests, self._anchor, too_long),
+            self.settings.slots,
+            ADMISSION_SIZE,
+            PREFILL_TOKENS,
+        )
+        for step in itertools.count():
+            has_work = scheduler.has_work
+            yield from too_long
+            too_long.clear()
+            if not has_work or (step % DRAIN_EVERY == 0 and self._must_drain(should_drain)):
+                break
+            yield from generation.step(scheduler)
         self.statistics.note_peak_memory(self.device)
+
+    def _must_drain(self, should_drain: Callable[[], bool] | None) -> bool:
+        return should_drain is not None and agree(should_drain(), self.ranks, self.device)
+
+
+def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> None:
+    """Raises ValueError where the prefix and an own part are longer than the model can see."""
+    tokens = prefix_tokens + settings.max_own_tokens
+    for name, limit in (
+        ("max_position_embeddings", config.max_positions),
+        ("sliding_window", config.sliding_window),
+    ):
+        if limit is not None and tokens > limit:
+            raise ValueError(
+                f"{settings.model_dir}: the prompt's {prefix_tokens} tokens and --max_own_tokens "
+                f"{settings.max_own_tokens} come to {tokens}, and the model's {name} is {limit}; "
+                "shorten the prompt or lower --max_own_tokens"
+            )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
+            "give the model's own tokenizer with --tokenizer_path"
+        )

@@ -105,14 +105,16 @@ class PromptFill:
 class DecodeStep:
     """Attention of one new token per live sequence over the prefix and its own part."""
 
-    def __init__(self, cache: KeyValueCache, positions: torch.Tensor, longest: int) -> None:
-        """positions: [live], where in its slot each sequence's new token goes; all < longest."""
+    def __init__(self, cache: KeyValueCache, positions: torch.Tensor, lengths: list[int]) -> None:
+        """positions: [live], where in its slot each new token goes; each below its length."""
         self.cache = cache
         self.positions = positions
         self.rows = torch.arange(len(positions), device=positions.device)
-        self.longest = longest
-        columns = torch.arange(longest, device=positions.device)
-        mask = torch.zeros(len(positions), longest, dtype=cache.own.dtype, device=columns.device)
+        self.longest = max(lengths)
+        columns = torch.arange(self.longest, device=positions.device)
+        mask = torch.zeros(
+            len(positions), self.longest, dtype=cache.own.dtype, device=columns.device
+        )
         mask.masked_fill_(columns > positions[:, None], float("-inf"))
         self.mask = mask[:, None, None, :]  # [live, 1, 1, longest]
 

@@ -113,14 +113,19 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The whole model on one rank; weights are filled in by `weights.load_weights`."""
 
-    def __init__(self, config: ModelConfig, layout: HeadLayout, positions: int) -> None:
+    def __init__(
+        self, config: ModelConfig, layout: HeadLayout, positions: int, device: torch.device
+    ) -> None:
+        """`positions`: how many tokens a sequence can have, prefix and own part."""
         super().__init__()
         self.config = config
         padded_vocab = padded_share(config.vocab_size, layout.ranks) * layout.ranks
         self.embedding = VocabParallelEmbedding(
             padded_vocab, config.hidden_size, init_method=_leave_unset
         )
-        self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.layers))
+        # Moved one at a time, so that a device's model never lies in the host's memory as a whole.
+        blocks = (Block(config, layout).to(device) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = _norm(config)
         self.head = _column_parallel(config.hidden_size, padded_vocab, gather_output=True)
         angles = torch.outer(torch.arange(positions).float(), rotary_frequencies(config))
@@ -128,6 +133,7 @@ class Transformer(nn.Module):
         cosines, sines = angles.cos(), angles.sin()
         self.register_buffer("cosines", torch.cat((cosines, cosines), -1).to(dtype))
         self.register_buffer("sines", torch.cat((-sines, sines), -1).to(dtype))
+        self.to(device)
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend

@@ -13,36 +13,50 @@ from engine.stopping import ResponseText
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt's own part: the text that follows the shared prefix."""
+    """A prompt's own part: the text that follows the shared prefix.
+
+    `max_new_tokens` bounds its response more tightly than the sampling settings do.
+    """
 
     id: str
     text: str
+    max_new_tokens: int | None = None
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request on its way through the engine."""
+    """A request on its way through the engine.
+
+    `drawn_tokens` counts the tokens that the device has drawn or is about to, which can be one
+    more than have arrived in `output_ids`.
+    """
 
     request: Request
     prompt_tokens: list[int]
+    max_new_tokens: int
     response: ResponseText = field(default_factory=ResponseText)
-    output_tokens: int = 0
+    output_ids: list[int] = field(default_factory=list)
+    drawn_tokens: int = 0
     finish_reason: str | None = None
 
     @property
-    def own_length(self) -> int:
-        """Tokens of the own part, prompt and response."""
-        return len(self.prompt_tokens) + self.output_tokens
+    def drawn_length(self) -> int:
+        """Tokens of the own part whose keys and values are stored, or are with the next step."""
+        return len(self.prompt_tokens) + self.drawn_tokens
 
 
 class Scheduler:
     """Hands free slots to waiting sequences, several at a time."""
 
-    def __init__(self, waiting: Iterable[Sequence], slots: int, admission_size: int) -> None:
+    def __init__(
+        self, waiting: Iterable[Sequence], slots: int, admission_size: int, admission_tokens: int
+    ) -> None:
+        """An admission takes at most `admission_tokens` prompt tokens, or a single prompt."""
         self._waiting: Iterator[Sequence] = iter(waiting)
         self._next: deque[Sequence] = deque()
         self.slots = slots
         self.admission_size = min(admission_size, slots)
+        self.admission_tokens = admission_tokens
         self.live: list[Sequence] = []
 
     @property
@@ -56,17 +70,24 @@ class Scheduler:
         available = self._peek(min(free, self.admission_size))
         if available == 0 or (self.live and free < self.admission_size):
             return []
-        # A prefill of many prompts at once would only need more memory for activations.
-        admitted = [self._next.popleft() for _ in range(available)]
+        admitted, tokens = [], 0
+        while len(admitted) < available:
+            tokens += len(self._next[0].prompt_tokens)
+            if admitted and tokens > self.admission_tokens:
+                break
+            admitted.append(self._next.popleft())
         self.live += admitted
         return admitted
 
-    def release(self, slot: int) -> int:
-        """Frees a slot; returns the slot whose sequence moves into it (itself, if it was last)."""
-        last = len(self.live) - 1
+    def release(self, sequence: Sequence) -> tuple[int, int]:
+        """Frees a sequence's slot, and moves the last live sequence into it.
+
+        Returns the slot and the one that the last sequence came from; equal, if it was the last.
+        """
+        slot, last = self.live.index(sequence), len(self.live) - 1
         self.live[slot] = self.live[last]
         self.live.pop()
-        return last
+        return slot, last
 
     def _peek(self, count: int) -> int:
         while len(self._next) < count:

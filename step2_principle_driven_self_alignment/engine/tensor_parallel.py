@@ -1,5 +1,7 @@
 """Process groups: tensor-parallel ranks within a group, data-parallel groups beside each other."""
 
+import contextlib
+import io
 import os
 from dataclasses import dataclass
 
@@ -69,9 +71,9 @@ def join_group(requested: int | None, device: str) -> ParallelRanks:
     if model_parallel.model_parallel_is_initialized():
         if model_parallel.get_model_parallel_world_size() != degree:
             model_parallel.destroy_model_parallel()
-            model_parallel.initialize_model_parallel(degree)
+            _initialize_quietly(degree)
     else:
-        model_parallel.initialize_model_parallel(degree)
+        _initialize_quietly(degree)
     rank, world = dist.get_rank(), dist.get_world_size()
     return ParallelRanks(rank % degree, degree, rank // degree, world // degree)
 
@@ -84,3 +86,8 @@ def agree(value: bool, ranks: ParallelRanks, device: torch.device) -> bool:
     leader = model_parallel.get_model_parallel_src_rank()
     dist.broadcast(flag, leader, group=model_parallel.get_model_parallel_group())
     return bool(flag.item())
+
+
+def _initialize_quietly(degree: int) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):  # fairscale prints what it does
+        model_parallel.initialize_model_parallel(degree)

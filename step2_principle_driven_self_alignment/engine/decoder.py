@@ -1,0 +1,104 @@
+"""A loaded model with its keys and values: fills the prefix and new prompts, decodes one token."""
+
+from collections.abc import Sequence
+
+import torch
+
+from engine.checkpoint import Checkpoint
+from engine.head_layout import plan_heads
+from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, PrefixFill, PromptFill
+from engine.memory_plan import PREFILL_TOKENS
+from engine.model import Transformer
+from engine.model_config import ModelConfig
+from engine.tensor_parallel import ParallelRanks
+from engine.weights import WeightLoader
+
+
+class Decoder:
+    """One rank's share of a model. Live sequences are the first slots, without a gap."""
+
+    def __init__(self, model: Transformer, cache: KeyValueCache, device: torch.device) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = device
+        self.slots = cache.shape.slots
+        self.own_tokens = cache.shape.own_tokens
+        self._prefix_end: torch.Tensor | None = None  # [1, hidden], what follows the prefix alone
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        ranks: ParallelRanks,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        prefix_tokens: int,
+        slots: int,
+        own_tokens: int,
+    ) -> "Decoder":
+        """Reads the weights; ValueError naming a tensor that doesn't fit the config."""
+        layout = plan_heads(config.query_heads, config.kv_heads, ranks.ranks)
+        default_dtype = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)  # fairscale's layers know no other way
+        try:
+            model = Transformer(config, layout, prefix_tokens + own_tokens, device)
+        finally:
+            torch.set_default_dtype(default_dtype)
+        model.requires_grad_(False)
+        WeightLoader(checkpoint, layout, ranks.rank).load(model)
+        shape = CacheShape(
+            layers=config.layers,
+            kv_heads=layout.kv_heads_per_rank,
+            head_dim=config.head_dim,
+            prefix_tokens=prefix_tokens,
+            slots=slots,
+            own_tokens=own_tokens,
+        )
+        return cls(model, KeyValueCache(shape, dtype, device), device)
+
+    @torch.inference_mode()
+    def fill_prefix(self, token_ids: Sequence[int]) -> None:
+        """Computes the keys and values that all prompts share."""
+        tokens = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
+        for start in range(0, len(tokens), PREFILL_TOKENS):
+            chunk = slice(start, min(start + PREFILL_TOKENS, len(tokens)))
+            positions = torch.arange(chunk.start, chunk.stop, device=self.device)
+            hidden = self.model(tokens[chunk], positions, PrefixFill(self.cache, chunk))
+            self._prefix_end = hidden[-1:]
+
+    @torch.inference_mode()
+    def fill_prompts(self, prompts: Sequence[Sequence[int]], first_slot: int) -> torch.Tensor:
+        """Computes the own parts of new prompts into the slots from `first_slot` on.
+
+        Returns the logits of what follows each, float32 [prompts, vocabulary].
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
+        token_ids = [token for prompt in prompts for token in prompt]
+        if not token_ids:
+            return self.model.logits(self._prefix_end.expand(len(prompts), -1))
+        attend = PromptFill(self.cache, first_slot, lengths)
+        positions = attend.position + self.cache.shape.prefix_tokens
+        hidden = self.model(torch.tensor(token_ids, device=self.device), positions, attend)[ends]
+        if 0 in lengths:
+            hidden[torch.tensor(lengths, device=self.device) == 0] = self._prefix_end
+        return self.model.logits(hidden)
+
+    @torch.inference_mode()
+    def step(
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: list[int]
+    ) -> torch.Tensor:
+        """Feeds one token to each live sequence; returns the next one's logits.
+
+        tokens, positions: int64 [live], the place of each in its own part; lengths: an upper bound
+        of each position, known without asking the device. Returns float32 [live, vocabulary].
+        """
+        attend = DecodeStep(self.cache, positions, lengths)
+        hidden = self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
+        return self.model.logits(hidden)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Overwrites a slot with the first `tokens` tokens of another one."""
+        self.cache.move(source, target, tokens)

@@ -1,0 +1,195 @@
+"""One call of `Engine.generate`: admits prompts, decodes them and finishes each where it ends."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from engine.decoder import Decoder
+from engine.sampler import SamplingSettings, noise_key, sample
+from engine.scheduler import Request, Scheduler, Sequence
+from engine.stage_clock import EngineStatistics
+from engine.tokenizer import Tokenizer
+
+GIVE_UP_EVERY = 8  # tokens between two looks at whether a response can still be kept
+
+GiveUp = Callable[[Request, str], bool]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answered request.
+
+    `finish_reason`: `stop` (the user's next turn began), `eos`, `length`, `abandoned` (given up),
+    or `too_long` (the prompt left no room for a response). `output_ids` are all tokens drawn, the
+    end-of-sequence token or stop marker included.
+    """
+
+    request: Request
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    output_ids: tuple[int, ...]
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens were drawn."""
+        return len(self.output_ids)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Tokens on their way from the device: one for each of `sequences`."""
+
+    sequences: list[Sequence]
+    tokens: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Generation:
+    """The state of a run: live sequences in the first slots, and their tensors on the device.
+
+    On CUDA a step is launched before the tokens of the one before it are read, so that the device
+    never waits; a sequence that ended then costs one token drawn in vain, which is dropped.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        sampling: SamplingSettings,
+        eos_ids: frozenset[int],
+        statistics: EngineStatistics,
+        give_up: GiveUp | None,
+    ) -> None:
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.eos_ids = eos_ids
+        self.statistics = statistics
+        self.give_up = give_up
+        self.lag = 1 if decoder.device.type == "cuda" else 0
+        self._drawn: deque[_Drawn] = deque()
+        # A row each: the last token, its place in the own part, tokens drawn before, noise key.
+        self._state = torch.zeros(4, decoder.slots, dtype=torch.int64, device=decoder.device)
+
+    def waiting(
+        self, requests: Iterable[Request], anchor: str, too_long: list[Completion]
+    ) -> Iterator[Sequence]:
+        """Tokenises requests as they are asked for; appends those without room to `too_long`."""
+        for request in requests:
+            token_ids = self.tokenizer.encode_continuation(request.text, anchor)
+            limit = request.max_new_tokens or self.sampling.max_new_tokens
+            if len(token_ids) + limit > self.decoder.own_tokens:
+                too_long.append(Completion(request, "", "too_long", len(token_ids), ()))
+            else:
+                yield Sequence(request, token_ids, limit)
+
+    def step(self, scheduler: Scheduler) -> Iterator[Completion]:
+        """Admits what can be admitted, draws one token for each live sequence."""
+        while admitted := scheduler.admit():
+            self._fill_prompts(scheduler, admitted)
+            yield from self._take_arrived(scheduler)
+        if scheduler.live:
+            self._decode(scheduler)
+        yield from self._take_arrived(scheduler)
+
+    def _fill_prompts(self, scheduler: Scheduler, admitted: list[Sequence]) -> None:
+        first, live = len(scheduler.live) - len(admitted), len(scheduler.live)
+        state = [
+            [0 for _ in admitted],
+            [len(sequence.prompt_tokens) for sequence in admitted],
+            [0 for _ in admitted],
+            [noise_key(self.sampling.seed, sequence.request.id) for sequence in admitted],
+        ]
+        with self.statistics.stage("prefill"):
+            self._state[:, first:live] = torch.tensor(state, device=self.decoder.device)
+            prompts = [sequence.prompt_tokens for sequence in admitted]
+            logits = self.decoder.fill_prompts(prompts, first)
+        self._draw(logits, admitted, first)
+        self.statistics.prompt_tokens += sum(map(len, prompts))
+
+    def _decode(self, scheduler: Scheduler) -> None:
+        live = len(scheduler.live)
+        lengths = [sequence.drawn_length for sequence in scheduler.live]
+        with self.statistics.stage("decode"):
+            logits = self.decoder.step(self._state[0, :live], self._state[1, :live], lengths)
+            self._state[1, :live] += 1
+        self._draw(logits, scheduler.live, 0)
+        self.statistics.steps += 1
+        self.statistics.slot_steps += live
+
+    def _draw(self, logits: torch.Tensor, sequences: list[Sequence], first: int) -> None:
+        """Draws the next token of the sequences in the slots from `first` on."""
+        slots = slice(first, first + len(sequences))
+        with self.statistics.stage("sampling"):
+            tokens = sample(logits, self._state[3, slots], self._state[2, slots], self.sampling)
+            self._state[0, slots] = tokens
+            self._state[2, slots] += 1
+        for sequence in sequences:
+            sequence.drawn_tokens += 1
+        arrived = None
+        if self.lag:
+            tokens = tokens.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._drawn.append(_Drawn(list(sequences), tokens, arrived))
+
+    def _take_arrived(self, scheduler: Scheduler) -> Iterator[Completion]:
+        """Reads drawn tokens, all but the last `lag` draws; all of them once nothing is alive."""
+        while len(self._drawn) > self.lag or (self._drawn and not scheduler.live):
+            drawn = self._drawn.popleft()
+            if drawn.arrived is not None:
+                drawn.arrived.synchronize()
+            with self.statistics.stage("text"):
+                finished = self._append(drawn.sequences, drawn.tokens.tolist())
+            for sequence in finished:
+                self._release(scheduler, sequence)
+                yield self._completion(sequence)
+
+    def _append(self, sequences: list[Sequence], tokens: list[int]) -> list[Sequence]:
+        """Gives each sequence its token; returns those that ended with it."""
+        ended = []
+        for sequence, token in zip(sequences, tokens, strict=True):
+            if sequence.finish_reason is None:
+                self._append_token(sequence, token)
+                self.statistics.output_tokens += 1
+                if sequence.finish_reason is not None:
+                    ended.append(sequence)
+        return ended
+
+    def _append_token(self, sequence: Sequence, token: int) -> None:
+        sequence.output_ids.append(token)
+        count = len(sequence.output_ids)
+        if token in self.eos_ids:
+            sequence.finish_reason = "eos"
+        elif sequence.response.append(self.tokenizer.token_bytes[token]):
+            sequence.finish_reason = "stop"
+        elif count >= sequence.max_new_tokens:
+            sequence.finish_reason = "length"
+        elif count % GIVE_UP_EVERY == 0 and self._is_hopeless(sequence):
+            sequence.finish_reason = "abandoned"
+
+    def _is_hopeless(self, sequence: Sequence) -> bool:
+        if self.give_up is None:
+            return False
+        return self.give_up(sequence.request, sequence.response.text_so_far)
+
+    def _release(self, scheduler: Scheduler, sequence: Sequence) -> None:
+        """Frees a slot; the last live sequence moves into it."""
+        target, source = scheduler.release(sequence)
+        if source != target:
+            with self.statistics.stage("decode"):
+                tokens = scheduler.live[target].drawn_length
+                self.decoder.move(source, target, tokens)
+                self._state[:, target] = self._state[:, source]
+
+    def _completion(self, sequence: Sequence) -> Completion:
+        return Completion(
+            request=sequence.request,
+            text=sequence.response.text,
+            finish_reason=sequence.finish_reason,
+            prompt_tokens=len(sequence.prompt_tokens),
+            output_ids=tuple(sequence.output_ids),
+        )
