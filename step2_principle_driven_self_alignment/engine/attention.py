@@ -18,9 +18,9 @@ def attend(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    mask: torch.Tensor | None = None,
     *,
     causal: bool = False,
-    mask: torch.Tensor | None = None,
 ) -> Part:
     """Scaled dot-product attention with its log-sum-exps.
 

@@ -10,8 +10,11 @@ from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, PrefixFill, P
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
+from engine.step_graphs import StepGraphs
 from engine.tensor_parallel import ParallelRanks
 from engine.weights import WeightLoader
+
+SLOTS_PER_GROUP = 8
 
 
 class Decoder:
@@ -23,6 +26,8 @@ class Decoder:
         self.device = device
         self.slots = cache.shape.slots
         self.own_tokens = cache.shape.own_tokens
+        graphed = device.type == "cuda"
+        self._graphs = StepGraphs(self._step, self.slots, self.own_tokens) if graphed else None
         self._prefix_end: torch.Tensor | None = None  # [1, hidden], what follows the prefix alone
 
     @classmethod
@@ -88,17 +93,39 @@ class Decoder:
 
     @torch.inference_mode()
     def step(
-        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: list[int]
+        self, tokens: torch.Tensor, positions: torch.Tensor, lengths: Sequence[int]
     ) -> torch.Tensor:
         """Feeds one token to each live sequence; returns the next one's logits.
 
-        tokens, positions: int64 [live], the place of each in its own part; lengths: an upper bound
-        of each position, known without asking the device. Returns float32 [live, vocabulary].
+        tokens, positions: int64 [live], the place of each in its own part; lengths: the same
+        positions plus one, known without asking the device. Returns float32 [live, vocabulary].
         """
-        attend = DecodeStep(self.cache, positions, lengths)
+        if self._graphs is not None:
+            return self._graphs.run(tokens, positions, max(lengths))
+        return self._step(tokens, positions, group_slots(lengths))
+
+    def _step(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        extents: Sequence[tuple[slice, int]],
+    ) -> torch.Tensor:
+        attend = DecodeStep(self.cache, positions, extents)
         hidden = self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
         return self.model.logits(hidden)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""
         self.cache.move(source, target, tokens)
+
+
+def group_slots(lengths: Sequence[int]) -> list[tuple[slice, int]]:
+    """Neighbouring slots to attend together, each group with its longest length.
+
+    Neighbours were mostly admitted together and are of like length, so little is read in vain.
+    """
+    starts = range(0, len(lengths), SLOTS_PER_GROUP)
+    return [
+        (slice(start, start + SLOTS_PER_GROUP), max(lengths[start : start + SLOTS_PER_GROUP]))
+        for start in starts
+    ]

@@ -1,5 +1,6 @@
 """Keys and values: one shared prefix, and a slot for each sequence's own part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,16 +76,18 @@ class PromptFill:
 
     def __init__(self, cache: KeyValueCache, first_slot: int, lengths: list[int]) -> None:
         self.cache = cache
-        device = cache.own.device
-        counts = torch.tensor(lengths, device=device)
-        rows = torch.arange(len(lengths), device=device)
-        self.row = torch.repeat_interleave(rows, counts)  # [tokens], which prompt
-        starts = torch.cumsum(counts, 0) - counts
-        self.position = torch.arange(sum(lengths), device=device) - starts[self.row]
-        self.slot = self.row + first_slot
-        columns = torch.arange(max(lengths), device=device)
+        counts = torch.tensor(lengths)
+        row = torch.repeat_interleave(torch.arange(len(lengths)), counts)  # [tokens], which prompt
+        starts = counts.cumsum(0) - counts
+        columns = torch.arange(max(lengths))
         # [prompts, longest]: where in the flat batch a token lies; padding points at its end.
-        self.padded = (starts[:, None] + columns).clamp_(max=sum(lengths) - 1)
+        padded = (starts[:, None] + columns).clamp_(max=sum(lengths) - 1)
+        # Made on the host: on CUDA, sizes that depend on values would wait for the device.
+        device = cache.own.device
+        self.row = row.to(device)
+        self.position = (torch.arange(sum(lengths)) - starts[row]).to(device)
+        self.slot = self.row + first_slot
+        self.padded = padded.to(device)
 
     def __call__(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -105,31 +108,40 @@ class PromptFill:
 class DecodeStep:
     """Attention of one new token per live sequence over the prefix and its own part."""
 
-    def __init__(self, cache: KeyValueCache, positions: torch.Tensor, lengths: list[int]) -> None:
-        """positions: [live], where in its slot each new token goes; each below its length."""
+    def __init__(
+        self, cache: KeyValueCache, positions: torch.Tensor, extents: Sequence[tuple[slice, int]]
+    ) -> None:
+        """positions: [live], where in its slot each sequence's new token goes.
+
+        extents: slots that are attended together, and a length that their positions lie below.
+        """
         self.cache = cache
         self.positions = positions
         self.rows = torch.arange(len(positions), device=positions.device)
-        self.longest = max(lengths)
-        columns = torch.arange(self.longest, device=positions.device)
-        mask = torch.zeros(
-            len(positions), self.longest, dtype=cache.own.dtype, device=columns.device
-        )
-        mask.masked_fill_(columns > positions[:, None], float("-inf"))
-        self.mask = mask[:, None, None, :]  # [live, 1, 1, longest]
+        self.groups = [(slots, longest, self._mask(slots, longest)) for slots, longest in extents]
+
+    def _mask(self, slots: slice, longest: int) -> torch.Tensor:
+        """What to add to scores: [slots, 1, 1, longest], minus infinity beyond a position."""
+        columns = torch.arange(longest, device=self.positions.device)
+        beyond = columns > self.positions[slots, None]
+        mask = torch.zeros(beyond.shape, dtype=self.cache.own.dtype, device=columns.device)
+        return mask.masked_fill_(beyond, float("-inf"))[:, None, None, :]
 
     def __call__(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """queries: [live, heads, head_dim]; keys, values: [live, kv_heads, head_dim]."""
-        live, heads, head_dim = queries.shape
         stored = self.cache.own[layer]
         stored[0][self.rows, :, self.positions] = keys
         stored[1][self.rows, :, self.positions] = values
-        own_keys, own_values = stored[:, :live, :, : self.longest]
-        grouped = queries.view(live, keys.shape[1], -1, head_dim)
-        outputs, sums = attend(grouped, own_keys, own_values, mask=self.mask)
-        own = outputs.reshape(live, heads, head_dim), sums.reshape(live, heads)
+        grouped = queries.view(len(queries), keys.shape[1], -1, queries.shape[-1])
+        parts = [
+            attend(
+                grouped[slots], stored[0, slots, :, :longest], stored[1, slots, :, :longest], mask
+            )
+            for slots, longest, mask in self.groups
+        ]
+        own = tuple(torch.cat(part).flatten(1, 2) for part in zip(*parts, strict=True))
         if self.cache.shape.prefix_tokens == 0:
             return own[0]
         return merge(self.cache.prefix_part(layer, queries), own)

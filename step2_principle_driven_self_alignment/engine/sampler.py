@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 CANDIDATES = 128  # a nucleus seldom holds more; rows where it does are sorted whole
+TRIES = 16  # at top_p 0.9, one row in 10^16 would need more
 
 # Constants of splitmix64's mixing function (Steele et al. 2014), as signed 64-bit integers.
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -54,39 +55,66 @@ def sample(
     if settings.temperature == 0:
         return logits.argmax(dim=-1)
     scaled = logits / settings.temperature
-    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    count = min(CANDIDATES, logits.shape[-1])
-    values, tokens = torch.topk(scaled, count, dim=-1)  # [rows, candidates], likeliest first
-    mass = torch.exp(values - total).cumsum(dim=-1)
-    drawn = _draw(values, tokens, mass, keys, positions, settings.top_p)
-    too_wide = mass[:, -1] <= settings.top_p  # the nucleus reaches beyond the candidates
-    if count < logits.shape[-1] and bool(too_wide.any()):
-        rows = too_wide.nonzero().squeeze(1)
-        drawn[rows] = _sample_sorted(scaled[rows], keys[rows], positions[rows], settings.top_p)
-    return drawn
+    if logits.device.type == "cuda":
+        return sample_unsorted(scaled, keys, positions, settings.top_p)
+    return sample_sorted(scaled, keys, positions, settings.top_p)
 
 
-def _sample_sorted(
+def sample_sorted(
     scaled: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, top_p: float
 ) -> torch.Tensor:
-    values, tokens = torch.sort(scaled, dim=-1, descending=True, stable=True)
-    mass = torch.softmax(values, dim=-1).cumsum(dim=-1)
-    return _draw(values, tokens, mass, keys, positions, top_p)
+    """Draws among the likeliest tokens; sorts whole rows where the nucleus goes beyond them."""
+    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    count = min(CANDIDATES, scaled.shape[-1])
+    candidates = torch.topk(scaled, count, dim=-1)
+    drawn, too_wide = _draw(*candidates, total, keys, positions, top_p)
+    if count < scaled.shape[-1] and bool(too_wide.any()):
+        rows = too_wide.nonzero().squeeze(1)
+        by_value = torch.sort(scaled[rows], dim=-1, descending=True)
+        drawn[rows], _ = _draw(*by_value, total[rows], keys[rows], positions[rows], top_p)
+    return drawn
 
 
 def _draw(
     values: torch.Tensor,
     tokens: torch.Tensor,
-    mass: torch.Tensor,
+    total: torch.Tensor,
     keys: torch.Tensor,
     positions: torch.Tensor,
     top_p: float,
-) -> torch.Tensor:
-    """One of each row's tokens [rows, candidates], sorted by value, within the nucleus."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row from [rows, candidates], likeliest first; and whether all are in the nucleus.
+
+    Tokens of equal value are in the nucleus together, so that no order between them matters.
+    """
+    mass = torch.exp(values - total).cumsum(dim=-1)
     before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
+    is_tied = torch.nn.functional.pad(values[:, 1:] == values[:, :-1], (1, 0))
+    before = before.masked_fill(is_tied, 0).cummax(dim=-1).values
+    outside = before > top_p
     noisy = values + gumbel_noise(keys, positions, tokens)
-    noisy.masked_fill_(before > top_p, float("-inf"))
-    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
+    best = noisy.masked_fill_(outside, float("-inf")).argmax(dim=-1, keepdim=True)
+    return tokens.gather(1, best).squeeze(1), ~outside[:, -1]
+
+
+def sample_unsorted(
+    scaled: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, top_p: float
+) -> torch.Tensor:
+    """As `sample_sorted`, with nothing that the host must wait for: made for CUDA.
+
+    All tokens get their noise; the first in noisy order that lies in the nucleus is drawn. Each of
+    the first ones lies outside with a probability of at most 1 - top_p.
+    """
+    probabilities = torch.softmax(scaled, dim=-1)
+    vocabulary = torch.arange(scaled.shape[-1], device=scaled.device)
+    noisy = scaled + gumbel_noise(keys, positions, vocabulary[None])
+    tokens = torch.topk(noisy, min(TRIES, scaled.shape[-1]), dim=-1).indices  # [rows, tries]
+    values = scaled.gather(1, tokens)
+    drawn = scaled.argmax(dim=-1)  # should none of the tries lie in the nucleus
+    for index in reversed(range(tokens.shape[1])):
+        before = (probabilities * (scaled > values[:, index, None])).sum(dim=-1)
+        drawn = torch.where(before <= top_p, tokens[:, index], drawn)
+    return drawn
 
 
 def gumbel_noise(keys: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
