@@ -96,3 +96,60 @@ merge_responses() {
   echo "        merge      $(records "$TRAINING_DATA") training examples in $TRAINING_DATA"
   echo "                   how they were filtered: ${TRAINING_DATA%.json}.report.html"
 }
+
+split_off_examples() { # the last 64 of the shuffled examples are held out, to measure on
+  "$PYTHON" -c 'import json, sys
+merged, training, held_out = sys.argv[1:]
+with open(merged, encoding="utf-8") as file:
+    records = json.load(file)
+for path, part in (training, records[:-64]), (held_out, records[-64:]):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(part, file, ensure_ascii=False)' "$@"
+}
+
+engrave() {
+  ENGRAVED=$OUTPUT_DIR/engraved
+  local training=$OUTPUT_DIR/engraving_examples.json held_out=$OUTPUT_DIR/held_out_examples.json
+  if ! is_current "$ENGRAVED/completed" "$TRAINING_DATA" $STEP3/*.py; then
+    rm -rf "$ENGRAVED"
+    split_off_examples "$TRAINING_DATA" "$training" "$held_out"
+    stage step3_engrave $STEP3/finetune.py --model_name_or_path $BASE_MODEL --data_file "$training" \
+      --eval_data_file "$held_out" --output_dir "$ENGRAVED" --full_finetune --learning_rate 2e-3 \
+      --num_train_epochs 3 --per_device_train_batch_size 16 --gradient_accumulation_steps 1 \
+      --max_grad_norm 1 --save_steps 100
+  fi
+  echo "step 3  engrave    $(engraving_result) in $ENGRAVED"
+  echo "                   how the training went: $ENGRAVED/training_report.html"
+}
+
+engraving_result() {
+  "$PYTHON" -c 'import json, sys
+summary = json.load(open(sys.argv[1], encoding="utf-8"))
+print(summary)' "$ENGRAVED/training_summary.json"
+}
+
+export_model() {
+  EXPORTED=$OUTPUT_DIR/engraved_model
+  if ! is_current "$EXPORTED/config.json" "$ENGRAVED/completed"; then
+    stage step3_export $STEP3/export_model.py --model_name_or_path $BASE_MODEL \
+      --adapter_dir "$ENGRAVED" --output_dir "$EXPORTED"
+  fi
+  echo "        export     a model for AutoModelForCausalLM in $EXPORTED"
+}
+
+reply_of() { # MODEL: its reply to the question, without the principles; kept in a file beside the logs
+  local reply=$OUTPUT_DIR/reply_of_$(basename "$1").txt
+  is_current "$reply" "$1/config.json" ||
+    "$PYTHON" $STEP3/chat.py --model_name_or_path "$1" --prompt "$QUESTION" --max_new_tokens 80 \
+      >"$reply" 2>"$LOGS/chat_$(basename "$1").log" ||
+    { rm -f "$reply"; fail "chat.py failed; see $LOGS/chat_$(basename "$1").log"; }
+  tr '\n' ' ' <"$reply" | cut -c 1-240
+}
+
+compare_replies() {
+  printf '\n"%s", asked without any principles:\n' "$QUESTION"
+  printf '  base model      %s\n' "$(reply_of $BASE_MODEL)"
+  printf '  engraved model  %s\n' "$(reply_of "$EXPORTED")"
+}
+
+main "$@"
