@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2017,SC2154 # divisions mean to round; other variables are slurm_launch.sh's
+# shellcheck shell=bash disable=SC2154,SC2017 # divisions mean to round; other variables are slurm_launch.sh's
 #
 # Sourced by slurm_launch.sh: runs this node's part of one or more groups.
 #
@@ -9,7 +9,7 @@
 run_node() { # ARGUMENT...
   local index supervisor supervisors=() worst=0
   mkdir -p "$LOG_DIR"
-  trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' USR1 USR2 TERM INT
+  trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' USR1 USR2 TERM INT HUP
   set -m # a process group for each, out of reach of signals that are meant for this shell
   for ((index = 0; index < groups_per_node; index++)); do
     run_group $index "$@" &
@@ -17,7 +17,7 @@ run_node() { # ARGUMENT...
   done
   for supervisor in "${supervisors[@]}"; do
     wait_for "$supervisor"
-    ((status != 128 + 10)) || status=$EXIT_DRAINED # USR1 came before the group had begun
+    ((status != KILLED_BY_USR1)) || status=$EXIT_DRAINED # it came before the group had begun
     ((worst != 0 && (worst != EXIT_DRAINED || status == 0))) || worst=$status
   done
   exit "$worst"
@@ -26,7 +26,7 @@ run_node() { # ARGUMENT...
 run_group() { # INDEX_ON_NODE ARGUMENT...: in a subshell, which ends with the group's exit code
   local draining='' code=0
   local -A ranks=() # rank by process id
-  trap 'draining=1' USR1 USR2 TERM INT
+  trap 'draining=1' USR1 USR2 TERM INT HUP
   set -m # so that a rank's helpers can be ended with it
   describe_group "$1"
   shift
@@ -131,7 +131,7 @@ start_ranks() { # ARGUMENT...
 }
 
 start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
-  trap '' USR1 USR2 TERM INT # until Python sets its handlers, a request to drain must not kill it
+  trap '' USR1 USR2 TERM INT HUP # until Python sets its handlers, a request to drain must not kill it
   export RANK=$((first_rank + $1)) LOCAL_RANK=$1 WORLD_SIZE=$world_size LOCAL_WORLD_SIZE=$processes
   export MASTER_ADDR=$master MASTER_PORT=$port OMP_NUM_THREADS=$threads
   export TQDM_DISABLE=1 PYTHONUNBUFFERED=1 # lines instead of bars
@@ -161,6 +161,8 @@ note_end() { # PID
   case $end in
     0) ;;
     "$EXIT_DRAINED") ((code != 0)) || code=$end ;;
+    "$KILLED_BY_USR1") # asked to drain while it was ending, when Python no longer listens
+      ((code != 0)) || code=$EXIT_DRAINED ;;
     *) note_failure $end "rank $rank of $world_size on $(hostname) $(describe_end $end)" ;;
   esac
 }

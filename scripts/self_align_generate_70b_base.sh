@@ -29,6 +29,7 @@ if [[ $launcher == */slurm_script ]]; then # sbatch runs a copy; Slurm knows whe
   [[ $record =~ Command=([^$'\n']+) ]]
   launcher=${BASH_REMATCH[1]%" $*"}
 fi
+# shellcheck source-path=SCRIPTDIR source=slurm_launch.sh
 source "$(dirname "$launcher")/slurm_launch.sh"
 
 launch_generation llama2_70b_self_align 2 "$@" # 12 GPUs of 32 GB
