@@ -90,7 +90,7 @@ def warn_of_lost_pieces(report: PreparationReport) -> None:
     if 2 * lost > read:
         logger.warning(
             "warning: %s of %s conversations have ids ending in _1, _2, … and were left out as "
-            "later pieces of a conversation; where such ids number whole conversations, rename them",
+            "later pieces of one; where such ids number whole conversations, rename them",
             f"{lost:,}",
             f"{read:,}",
         )

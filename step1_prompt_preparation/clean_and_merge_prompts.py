@@ -93,7 +93,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"nothing to merge; give one of {', '.join('--' + f for f in INPUT_FLAGS)}")
     if args.min_prompt_len > args.max_prompt_len:
         parser.error(
-            f"--min_prompt_len {args.min_prompt_len} is above --max_prompt_len {args.max_prompt_len}"
+            f"--min_prompt_len {args.min_prompt_len} is above "
+            f"--max_prompt_len {args.max_prompt_len}"
         )
     if args.languages and not args.oasst_data:
         parser.error("--languages chooses among OASST1's languages; give --oasst_data too")

@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs `main`; what the user can mend ends with one line and exit code 1, without a traceback."""
+    """Runs `main`; what the user can mend ends it with one line and exit code 1, no traceback."""
     try:
         main()
     except (InputError, OSError) as error:

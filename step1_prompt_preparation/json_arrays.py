@@ -1,4 +1,4 @@
-"""A JSON array on disk, read element by element, so that a file of many gigabytes needs little memory."""
+"""A JSON array on disk, read element by element: many gigabytes need little memory."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""OpenOrca rows as they lie in parquet: checked and filtered a batch at a time, without a Python loop."""
+"""OpenOrca rows as they lie in parquet: checked and filtered a batch at a time, not row by row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ of the smallest hashes. Where too few in it pass, the rows are read again for th
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from normalized_text import normalized_key
@@ -114,7 +115,7 @@ class OpenOrcaSampler:
             ):
                 for row in np.flatnonzero(rows).tolist():
                     name = COLLECTIONS[batch.collections[row]]
-                    self.output.drop(source_name(name), reason, lambda r=row: batch.question(r))
+                    self.output.drop(source_name(name), reason, partial(batch.question, row))
             yield batch
 
     def _too_long(self, batch: OpenOrcaBatch) -> np.ndarray:

@@ -69,9 +69,9 @@ class PromptOutput:
         _beside(self.report_path).write_text(report + "\n", encoding="utf-8")
         if self._rejects:
             self._rejects.close()
-            os.replace(_beside(self.rejects_path), self.rejects_path)
-        os.replace(_beside(self.report_path), self.report_path)
-        os.replace(_beside(self.path), self.path)
+            _beside(self.rejects_path).replace(self.rejects_path)
+        _beside(self.report_path).replace(self.report_path)
+        _beside(self.path).replace(self.path)
         print(f"{len(records):,} prompts in {self.path}, the report in {self.report_path}")
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: local .json, .jsonl, .csv and .parquet files, folders of them, Hub data sets."""
+"""Where rows come from: .json, .jsonl, .csv and .parquet files, folders of them, Hub data sets."""
 
 import csv
 import json

@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         type=comma_list,
         required=True,
         metavar="FILE|FOLDER|HUB_NAME,...",
-        help="OpenOrca parquet files, folders of them, or a Hub data set such as Open-Orca/OpenOrca",
+        help="OpenOrca parquet files, folders of them, Hub data sets such as Open-Orca/OpenOrca",
     )
     parser.add_argument(
         "--output_path", type=Path, required=True, metavar="FILE", help="JSON file to write"

@@ -25,7 +25,7 @@ CLOSING_MARK = r"[\"'”’»」』)\]}>;`]"
 
 @dataclass(frozen=True)
 class CleaningRule:
-    """`apply` maps a text to its cleaned form: `example` to `cleaned`, `counter_example` to itself."""
+    """`apply` takes the residue out: `example` becomes `cleaned`, `counter_example` stays."""
 
     name: str
     apply: Callable[[str], str]
@@ -76,20 +76,7 @@ def _button(label: str) -> Callable[[str], str]:
 PAGE_COUNTER = r"(?P<page>\d{1,3}) / (?P<pages>\d{1,3})"
 COUNTER_LINE = re.compile(rf"(?m)^[ \t]*{PAGE_COUNTER}[ \t]*$\n?")
 COUNTER_AT_END = re.compile(rf"(?P<before>{SENTENCE_END}[ \t]*|{CLOSING_MARK}){PAGE_COUNTER}\s*\Z")
-OPEN_STATEMENT = (
-    ":",
-    "=",
-    "+",
-    "*",
-    "/",
-    "^",
-    ",",
-    "(",
-    "-",
-    "–",
-    "×",
-    "÷",
-)  # what follows belongs to the question
+OPEN_STATEMENT = tuple(":=+*/^,(-–×÷")  # what follows belongs to the question
 
 
 def _remove_page_counters(text: str) -> str:
@@ -128,7 +115,7 @@ WORD_BREAKS_MATTER = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"  # Thai, Lao, 
 
 
 def _strip_edges(text: str) -> str:
-    """Blank lines before, whitespace after; the first line keeps its indentation if others have one."""
+    """No blank lines before, no space after; no indentation unless later lines have one too."""
     text = re.sub(r"\A(?:[ \t]*\n)+", "", text).rstrip()
     return text if re.search(r"\n[ \t]+\S", text) else text.lstrip()
 

@@ -100,7 +100,7 @@ def write_synthetic_file(path: Path, rows: int) -> None:
             }
             writer.write_table(pa.table(columns, schema))
             bar.update(count)
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def cut(sea: str, generator: np.random.Generator, count: int, lengths: tuple) -> list[str]:
