@@ -81,7 +81,7 @@ open_log() {
     exec {log_output}> >(exec sed -u "s/^/[$label] /" >&2)
     log_writer=$!
   elif ((group == first_group)); then
-    exec {log_output}> >(exec tee -a "$log")
+    exec {log_output}> >(exec tee -p -a "$log") # -p: the file goes on when the screen is gone
     log_writer=$!
   else
     exec {log_output}>>"$log"

@@ -231,10 +231,12 @@ requeue_after() { # EXIT_CODE
   scontrol requeue "$SLURM_JOB_ID"
 }
 
-can_requeue() { # a batch job that nobody has cancelled and whose time is not over
+can_requeue() { # a batch job that nobody has cancelled and whose time is not over, in this same life: after a node
+  # failure this shell may live on beside the job's next life, which it must leave alone
   local record
   record=$(scontrol show job --oneliner "$SLURM_JOB_ID" | sed -n "/^JobId=$SLURM_JOB_ID /p")
-  [[ $record == *" JobState=RUNNING "* && $record == *" BatchFlag=1 "* && $record == *" Requeue=1 "* ]]
+  [[ $record == *" JobState=RUNNING "* && $record == *" Requeue=1 "* && $record == *" BatchFlag=1 "* ]] &&
+    [[ $record == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]
 }
 
 # shellcheck source=run_ranks.sh
