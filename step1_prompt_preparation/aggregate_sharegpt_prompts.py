@@ -15,13 +15,14 @@ from pathlib import Path
 from input_errors import InputError, run_script
 from preparation_report import PreparationReport
 from prompt_arguments import add_run_arguments, comma_list, refuse_overwriting, story_parser
-from prompt_output import PromptOutput
+from prompt_output import PromptOutput, output_files
 from prompt_records import prompt_record, seeded_order
 from prompt_sources import PromptSource, find_sources, read_rows
-from reading_progress import with_progress
+from reading_progress import progress_bar
 from sharegpt_conversations import COLUMNS, TURN_FIELDS, has_turn_field, opening_prompt
 
 SOURCE = "sharegpt"
+ENDINGS = (".json", ".jsonl", ".parquet")
 logger = logging.getLogger(__name__)
 
 
@@ -40,15 +41,15 @@ def parse_args() -> argparse.Namespace:
     )
     add_run_arguments(parser)
     args = parser.parse_args()
-    outputs = {"--output_path": args.output_path, "--rejects_file": args.rejects_file}
-    refuse_overwriting(parser, outputs, [Path(name) for name in args.data_files])
+    outputs = output_files("--output_path", args.output_path, args.rejects_file)
+    refuse_overwriting(parser, outputs, args.data_files, ENDINGS)
     return args
 
 
 def main() -> None:
     """Parse, check, collect, write."""
     args = parse_args()
-    sources = find_sources(args.data_files, "--data_files", (".json", ".jsonl", ".parquet"))
+    sources = find_sources(args.data_files, "--data_files", ENDINGS)
     settings = {"seed": args.seed, "files": [source.name for source in sources]}
     report = PreparationReport("characters", settings)
     with PromptOutput(args.output_path, report, args.rejects_file) as output:
@@ -67,7 +68,7 @@ def collect(source: PromptSource, prompts: dict[str, dict], output: PromptOutput
         InputError: there are no conversations in it.
     """
     rows, conversations = 0, 0
-    for number, row in with_progress(read_rows(source, COLUMNS), source.name):
+    for number, row in progress_bar(source.name, read_rows(source, COLUMNS)):
         rows += 1
         conversations += has_turn_field(row)
         output.report.read[SOURCE] += 1

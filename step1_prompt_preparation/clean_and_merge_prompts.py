@@ -24,11 +24,11 @@ from prompt_arguments import (
     story_parser,
 )
 from prompt_collections import PromptReader, read_dolly, read_oasst, read_prompt_records
-from prompt_output import PromptOutput
+from prompt_output import PromptOutput, output_files
 from prompt_pool import LengthLimits, PromptPool
 from prompt_records import seeded_order
 from prompt_sources import PromptSource, find_sources
-from reading_progress import with_progress
+from reading_progress import progress_bar
 from token_lengths import TokenCounter
 
 RECORD_ENDINGS = (".json", ".jsonl", ".parquet")
@@ -98,8 +98,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         )
     if args.languages and not args.oasst_data:
         parser.error("--languages chooses among OASST1's languages; give --oasst_data too")
-    outputs = {"--output_file": args.output_file, "--rejects_file": args.rejects_file}
-    refuse_overwriting(parser, outputs, [Path(n) for n in inputs + args.decontaminate_against])
+    outputs = output_files("--output_file", args.output_file, args.rejects_file)
+    refuse_overwriting(parser, outputs, inputs + args.decontaminate_against, RECORD_ENDINGS)
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def main() -> None:
         pool = PromptPool(counter, limits, output)
         for source, read in inputs:
             before = report.read.total()
-            pool.add(with_progress(read(source), source.name))
+            pool.add(progress_bar(source.name, read(source)))
             if report.read.total() == before:
                 raise InputError(f"{source.name}: it is empty; {source.flag} needs rows")
         pool.drop_duplicates()

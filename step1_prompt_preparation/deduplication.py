@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import rensa
 from normalized_text import words
+from reading_progress import progress_bar
 
 SHINGLE_WORDS = 5
 PERMUTATIONS = 128
@@ -33,7 +34,7 @@ def find_near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, in
         threshold: Jaccard similarity of the shingle sets from which two texts are near-duplicates.
     """
     hasher = _ShingleHasher()
-    shingles = [hasher.hashes(text) for text in texts]
+    shingles = [hasher.hashes(text) for text in progress_bar("shingles", texts, unit="prompts")]
     stands_for: dict[int, int] = {}
     leaders: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # LSH bucket -> kept texts
     for index, buckets in _shared_buckets(shingles, threshold):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_TOKENIZER = "huggyllama/llama-7b"  # LLaMA 1 and 2 share it; no login needed
@@ -64,13 +65,27 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_overwriting(
-    parser: argparse.ArgumentParser, outputs: dict[str, Path | None], inputs: list[Path | None]
+    parser: argparse.ArgumentParser,
+    outputs: dict[str, Path],
+    inputs: Sequence[str],
+    endings: Sequence[str],
 ) -> None:
-    """Ends with a usage error if two outputs are one file, or an output is an input."""
-    taken = {path.resolve(): "an input" for path in inputs if path is not None}
+    """Ends with a usage error if two outputs are one file, or an output is or becomes an input.
+
+    Args:
+        outputs: the files to write, by the flag that names each.
+        endings: of the files that are read where an input is a folder.
+    """
+    taken = {Path(name).resolve(): "an input" for name in inputs}
+    folders = [path for path in taken if path.is_dir()]
     for flag, path in outputs.items():
-        if path is None:
-            continue
-        if path.resolve() in taken:
-            parser.error(f"{flag}: {path} is {taken[path.resolve()]} too; choose another name")
-        taken[path.resolve()] = flag
+        place = path.resolve()
+        if place in taken:
+            parser.error(f"{flag}: {path} is {taken[place]} too; choose another name")
+        for folder in folders:
+            if folder in place.parents and place.suffix.lower() in endings:
+                parser.error(
+                    f"{flag}: {path} lies in the input folder {folder}, and the next run would "
+                    "read it; choose another folder"
+                )
+        taken[place] = flag

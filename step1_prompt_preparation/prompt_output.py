@@ -11,6 +11,17 @@ from preparation_report import PreparationReport
 from prompt_records import write_prompts
 
 
+def report_path(output_path: Path) -> Path:
+    """Where the report of a prompt file lies."""
+    return output_path.with_suffix(".report.json")
+
+
+def output_files(flag: str, output_path: Path, rejects_path: Path | None) -> dict[str, Path]:
+    """The files that a run writes, by the flag that names each."""
+    files = {flag: output_path, f"report of {flag}": report_path(output_path)}
+    return files | ({"--rejects_file": rejects_path} if rejects_path else {})
+
+
 class PromptOutput:
     """A context in which rows are dropped with a reason, and at whose end the files appear.
 
@@ -21,7 +32,7 @@ class PromptOutput:
         self, output_path: Path, report: PreparationReport, rejects_path: Path | None
     ) -> None:
         self.path = output_path
-        self.report_path = output_path.with_suffix(".report.json")
+        self.report_path = report_path(output_path)
         self.rejects_path = rejects_path
         self.report = report
         self._rejects: TextIO | None = None

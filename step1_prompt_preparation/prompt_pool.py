@@ -1,6 +1,6 @@
 """The prompts on their way into one file: cleaned, measured, without duplicates and leaks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ from normalized_text import normalized_key
 from prompt_collections import CandidatePrompt
 from prompt_output import PromptOutput
 from prompt_records import full_prompt, is_valid_unicode, prompt_record
-from reading_progress import ReadingProgress
+from reading_progress import progress_bar
 from text_cleaning import clean_prompt
 from token_lengths import TokenCounter
 
@@ -64,7 +64,7 @@ class PromptPool:
     def drop_leaks(self, questions: BenchmarkQuestions) -> None:
         """Drops the prompts that give a benchmark's question away."""
         kept = []
-        for record in self._in_fixed_order("decontamination"):
+        for record in progress_bar("decontamination", self._in_fixed_order(), unit="prompts"):
             leak = questions.find(full_prompt(record))
             if leak:
                 self._drop(record, "benchmark_question", benchmark=leak[0], shared=leak[1])
@@ -74,7 +74,7 @@ class PromptPool:
 
     def drop_near_duplicates(self, threshold: float) -> None:
         """Keeps one of each cluster of prompts that share most of their word 5-shingles."""
-        records = list(self._in_fixed_order())
+        records = self._in_fixed_order()
         stands_for = find_near_duplicates([full_prompt(record) for record in records], threshold)
         for dropped, kept in stands_for.items():
             self._drop(records[dropped], "near_duplicate", of=records[kept]["id"])
@@ -97,16 +97,9 @@ class PromptPool:
     def _drop(self, record: dict[str, Any], reason: str, **details: object) -> None:
         self.output.drop(record["source"], reason, full_prompt(record), id=record["id"], **details)
 
-    def _in_fixed_order(self, shown_as: str | None = None) -> Iterator[dict[str, Any]]:
+    def _in_fixed_order(self) -> list[dict[str, Any]]:
         """By id, then source: the same whatever file a prompt came from."""
-        ordered = sorted(self.records, key=lambda r: (r["id"], r["source"], repr(r)))
-        if shown_as is None:
-            yield from ordered
-            return
-        with ReadingProgress(shown_as, len(ordered), "prompts") as progress:
-            for record in ordered:
-                yield record
-                progress.add()
+        return sorted(self.records, key=lambda r: (r["id"], r["source"], repr(r)))
 
 
 def _text_reason(candidate: CandidatePrompt) -> str | None:

@@ -27,11 +27,13 @@ from prompt_arguments import (
     refuse_overwriting,
     story_parser,
 )
-from prompt_output import PromptOutput
+from prompt_output import PromptOutput, output_files
 from prompt_records import seeded_order
 from prompt_sources import find_sources
-from reading_progress import ReadingProgress
+from reading_progress import progress_bar
 from token_lengths import TokenCounter
+
+ENDINGS = (".parquet",)
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,23 +66,23 @@ def parse_args() -> argparse.Namespace:
     add_tokenizer_argument(parser)
     add_run_arguments(parser)
     args = parser.parse_args()
-    outputs = {"--output_path": args.output_path, "--rejects_file": args.rejects_file}
-    refuse_overwriting(parser, outputs, [Path(name) for name in args.train_data_path])
+    outputs = output_files("--output_path", args.output_path, args.rejects_file)
+    refuse_overwriting(parser, outputs, args.train_data_path, ENDINGS)
     return args
 
 
 def main() -> None:
     """Parse, check, draw, write."""
     args = parse_args()
-    sources = find_sources(args.train_data_path, "--train_data_path", (".parquet",))
+    sources = find_sources(args.train_data_path, "--train_data_path", ENDINGS)
     counter = TokenCounter(args.tokenizer_name)
     rules = SamplingRules(args.max_samples_per_dataset, args.max_prompt_len, args.seed)
 
     def read_batches() -> Iterator[OpenOrcaBatch]:
-        with ReadingProgress("OpenOrca") as progress:
+        with progress_bar("OpenOrca") as progress:
             for batch in read_ahead(read_openorca(sources)):
                 yield batch
-                progress.add(len(batch.collections))
+                progress.update(len(batch.collections))
 
     report = PreparationReport("tokens", {**vars(rules), "files": [s.name for s in sources]})
     with PromptOutput(args.output_path, report, args.rejects_file) as output:

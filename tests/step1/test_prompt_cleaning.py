@@ -1,0 +1,103 @@
+"""The cleaning rules, one by one, and the texts that none of them may touch."""
+
+from collections import Counter
+
+import pytest
+from text_cleaning import RULES, clean_prompt
+
+BY_NAME = {rule.name: rule for rule in RULES}
+UNTOUCHED = [
+    "What is 3/4 + 1/2",
+    "What is 3 / 4",
+    "Solve for x:\n1 / 2",
+    "Is it true that 5! 1 / 2",
+    "Read Chapter 1/2",
+    "Summarise page 1 / 2 of the report",
+    "Name a language. Language: French",
+    "Name: Ana\nAge: 30\nLanguage: French",
+    "Fill in the form:\nLanguage: Klingon",
+    "def f(x):\n    if x:\n        return 1\n    return 2",
+    "    indented first\n    indented second",
+    "| a | b |\n|---|---|\n| 1 / 2 | 3 |",
+    "# Title\n\n- one\n- two\n\n```python\nprint('<p>')\n```",
+    "Why does `<div>hello</div>` not render?",
+    "What does <br> do in HTML?",
+    "Translate &lt;b&gt; to a tag",
+    "Translate now and then",
+    "Where is the button labelled Share Prompt",
+    "Does Bing have a notice?",
+    "नमस्ते, क्\u200dया है?",
+    "C:\\temp\\new",
+]
+RESIDUE = [
+    ("What is life?1 / 1", "What is life?"),
+    ("What is life?\n1 / 1", "What is life?"),
+    ("6 / 6\nWhat is life?", "What is life?"),
+    ("What is life? 2 / 3", "What is life?"),
+    ("run it }\n1 / 1\n", "run it }"),
+    ("Tell me moreShare Prompt", "Tell me more"),
+    ("Tell me more.\nShare Prompt\n1 / 1", "Tell me more."),
+    ("Write in English.지금 번역하기", "Write in English."),
+    ("Tell me.\nTranslate now", "Tell me."),
+    ("Tell me a joke.\n\n \n Language: English", "Tell me a joke."),
+    ("\ufeff\u200bHello\u00a0you", "Hello you"),
+    ("What is a cat?</p></div>", "What is a cat?"),
+    ("<p>What is a cat?</p>", "What is a cat?"),
+    ("one\r\ntwo\rthree", "one\ntwo\nthree"),
+]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_rule_cleans_its_example(name):
+    rule = BY_NAME[name]
+    assert rule.apply(rule.example) != rule.example
+    assert clean_prompt(rule.example) == clean_prompt(rule.cleaned)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_rule_alone_gives_the_cleaned_text(name):
+    rule, text = BY_NAME[name], BY_NAME[name].example
+    while (cleaned := rule.apply(text)) != text:
+        text = cleaned
+    assert text == rule.cleaned
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_rule_leaves_its_counter_example(name):
+    rule = BY_NAME[name]
+    assert rule.apply(rule.counter_example) == rule.counter_example
+
+
+@pytest.mark.parametrize("text", UNTOUCHED)
+def test_harmless_text_stays(text):
+    applied = Counter()
+    assert clean_prompt(text, applied) == text, applied
+
+
+@pytest.mark.parametrize(("text", "cleaned"), RESIDUE)
+def test_residue_goes(text, cleaned):
+    assert clean_prompt(text) == cleaned
+
+
+def test_residue_behind_residue_goes():
+    applied = Counter()
+    assert clean_prompt("What is life?\nShare Prompt\n3 / 3\n", applied) == "What is life?"
+    assert applied["page_counter"] == applied["share_prompt_button"] == 1
+
+
+def test_cleaning_twice_changes_nothing():
+    for rule in RULES:
+        cleaned = clean_prompt(rule.example)
+        assert clean_prompt(cleaned) == cleaned
+
+
+def test_real_prompts_lose_little(shared_data):
+    """On rows that people wrote by hand, only spaces and line ends may change."""
+    import json
+
+    rows = map(json.loads, (shared_data / "raw" / "dolly_sample.jsonl").open(encoding="utf-8"))
+    applied = Counter()
+    for row in rows:
+        clean_prompt(row["instruction"], applied)
+    harmless = {"line_endings", "odd_spaces", "edges", "blank_lines", "zero_width"}
+    assert set(applied) <= harmless, applied
