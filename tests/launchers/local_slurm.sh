@@ -5,6 +5,7 @@
 #   eval "$(local_slurm.sh env)"    point this shell's sinfo, sbatch, salloc, srun at the cluster
 #   local_slurm.sh stop             cancel its jobs, end its processes; $LOCAL_SLURM_DIR/log stays
 #   local_slurm.sh kill K           node failure: slurmd, step daemons and tasks of nodeK end at once
+#   local_slurm.sh orphan K         the same, but the tasks of nodeK live on: no more Slurm looks after them
 #   local_slurm.sh revive K         start nodeK again
 #
 # Nothing under /etc is read for Slurm, or changed. Settings, by environment:
@@ -100,6 +101,13 @@ EOF
   done
 }
 
+daemons() { # K: of nodeK
+  local pid
+  for pid in $(pids "node$1"); do
+    [[ $(<"/proc/$pid/comm") != slurm* ]] || echo "$pid"
+  done 2>/dev/null
+}
+
 start_node() { # K
   local enter=() ns=$BRIDGE-$1 mode
   mode=$(<"$DIR/mode")
@@ -173,6 +181,7 @@ case ${1:-} in
   stop) stop ;;
   env) echo "export SLURM_CONF=$SLURM_CONF" ;;
   kill) pids "node$2" | xargs -r kill -9 ;;
+  orphan) daemons "$2" | xargs -r kill -9 ;;
   revive) start_node "$2" ;;
   *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
 esac
