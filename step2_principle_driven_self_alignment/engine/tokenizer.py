@@ -34,13 +34,16 @@ class Tokenizer(ABC):
         """Token ids of a text that follows `anchor`, which is the end of the prefix.
 
         Encoded together, so that no tokenizer takes the text for a beginning; then the anchor's
-        own tokens are taken off.
+        own tokens are taken off. Where text and anchor melt into one token, a line break stands in
+        for the anchor. An empty anchor means that the text is the beginning.
         """
-        anchor_ids = self._encode(anchor) if anchor else []
-        both = self._encode(anchor + text)
-        if both[: len(anchor_ids)] == anchor_ids:
-            return both[len(anchor_ids) :]
-        # Text and anchor melted into one token; encode the text alone.
+        if not anchor:
+            return self._encode(text)
+        for before in (anchor, "\n"):
+            before_ids = self._encode(before)
+            both = self._encode(before + text)
+            if both[: len(before_ids)] == before_ids:
+                return both[len(before_ids) :]
         return self._encode(text)
 
     def decode(self, token_ids: list[int]) -> str:
@@ -81,7 +84,11 @@ class HuggingFaceTokenizer(Tokenizer):
     """A `tokenizer.json`, of the byte-level kind (Llama 3, Qwen) or SentencePiece's."""
 
     def __init__(self, path: Path) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise ValueError(f"{path} is not a tokenizer that can be read: {error}") from error
+        self._tokenizer.encode_special_tokens = True  # a user who spells "</s>" means the letters
         settings = json.loads(path.read_text(encoding="utf-8"))
         self._special = {t["id"] for t in settings.get("added_tokens", []) if t.get("special")}
         byte_level = '"ByteLevel"' in json.dumps(settings.get("decoder"))

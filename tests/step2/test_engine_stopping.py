@@ -1,5 +1,7 @@
 """Where a response ends, however its turn markers are cut into tokens."""
 
+import itertools
+
 import pytest
 from engine.stopping import ResponseText
 
@@ -11,7 +13,7 @@ def feed(text, cuts=()):
     data = text.encode() if isinstance(text, str) else text
     response = ResponseText()
     bounds = [0, *cuts, len(data)]
-    for count, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False), start=1):
+    for count, (start, stop) in enumerate(itertools.pairwise(bounds), start=1):
         if response.append(data[start:stop]):
             return response, count
     return response, None
