@@ -74,8 +74,12 @@ def read_oasst(
     for row in _rows_with(source, OASST_FIELDS[:4], "oasst1"):
         if isinstance(row, CandidatePrompt):
             yield row
+        elif not _has_ids(row):
+            yield CandidatePrompt("oasst1", row["text"], reason="malformed_message")
         elif row["parent_id"] is None:
-            roots[row["message_id"]] = row
+            if row["message_id"] in roots:
+                yield CandidatePrompt("oasst1", row["text"], reason="duplicate")
+            roots.setdefault(row["message_id"], row)
         else:
             if not row.get("deleted"):
                 answered.add(row["parent_id"])
@@ -89,6 +93,10 @@ def read_oasst(
         elif languages and row.get("lang") not in languages:
             reason = "other_language"
         yield CandidatePrompt("oasst1", row["text"], reason=reason)
+
+
+def _has_ids(row: dict[str, Any]) -> bool:
+    return isinstance(row["message_id"], str) and isinstance(row["parent_id"], str | None)
 
 
 def _rows_with(source: PromptSource, fields: tuple[str, ...], name: str) -> Iterator[Any]:

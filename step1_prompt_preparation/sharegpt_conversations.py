@@ -11,7 +11,7 @@ TURN_FIELDS = ("conversations", "items")
 TEXT_FIELDS = ("markdown", "value", "text")  # a markdown field is the cleaner of the two
 ID_FIELDS = ("id", "conversation_id")
 COLUMNS = (*ID_FIELDS, *TURN_FIELDS)
-HUMANS = {"human", "user"}
+HUMANS = ("human", "user")
 MOST_CHARACTERS = 100_000  # far above any prompt length that a later step keeps
 PIECE_ID = re.compile(r".+_(\d+)")
 

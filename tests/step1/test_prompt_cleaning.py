@@ -1,5 +1,6 @@
 """The cleaning rules, one by one, and the texts that none of them may touch."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -93,8 +94,6 @@ def test_cleaning_twice_changes_nothing():
 
 def test_real_prompts_lose_little(shared_data):
     """On rows that people wrote by hand, only spaces and line ends may change."""
-    import json
-
     rows = map(json.loads, (shared_data / "raw" / "dolly_sample.jsonl").open(encoding="utf-8"))
     applied = Counter()
     for row in rows:

@@ -1,0 +1,173 @@
+"""Drawing from OpenOrca: the rules, the quotas, and a draw that no order can change."""
+
+import json
+import random
+from collections import Counter
+
+import openorca_sampling
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import subsample_openorca_prompts
+from openorca_rows import is_inference_task, read_openorca
+from openorca_sampling import OpenOrcaSampler, SamplingRules
+from preparation_report import PreparationReport
+from prompt_output import PromptOutput
+from prompt_sources import find_sources
+from token_lengths import TokenCounter
+
+NLI = [
+    "Premise: A man sleeps.\nHypothesis: A man is awake.\nIs it entailed?",
+    "premise : It rains. hypothesis : It is wet.",
+    "Read this.\n  Hypothesis 2: The dog runs.",
+    "Some sentence. Hypothesis: it holds.",
+    "**Premise:** A man sleeps.",
+    "Given [PREMISE] A man sleeps. [HYPOTHESIS] He rests.",
+    "Does it follow?\n- yes\n- It is not possible to tell\n- no",
+]
+NOT_NLI = [
+    "What is the premise of the film Alien?",
+    "Explain the hypothesis of Riemann in simple words.",
+    "State the null hypothesis; then test it.",
+    "On the premises: a bar, a restaurant.",
+    "Is it possible to tell the age of a tree?",
+]
+
+
+@pytest.mark.parametrize("question", NLI)
+def test_inference_tasks_are_recognised(question):
+    assert is_inference_task(pa.array([question])).tolist() == [True]
+
+
+@pytest.mark.parametrize("question", NOT_NLI)
+def test_other_tasks_are_not(question):
+    assert is_inference_task(pa.array([question])).tolist() == [False]
+
+
+def rows_of(*collections: str, count: int = 40) -> list[tuple[str, str]]:
+    return [
+        (f"{name}.{number}", f"Question {number} about {name}, please?")
+        for name in collections
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def draw(run_stage, tokenizer, tmp_path):
+    """Draws from files and returns (records, report)."""
+
+    def run(*paths, **flags):
+        output = tmp_path / "drawn.json"
+        arguments = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+        ended = run_stage(
+            subsample_openorca_prompts,
+            *("--train_data_path", ",".join(map(str, paths)), "--output_path", output),
+            *("--tokenizer_name", tokenizer, *arguments),
+        )
+        assert ended.code == 0, ended.err
+        report = json.loads((tmp_path / "drawn.report.json").read_text(encoding="utf-8"))
+        return json.loads(output.read_text(encoding="utf-8")), report
+
+    return run
+
+
+def test_each_collection_gives_its_quota(draw, write_openorca):
+    rows = rows_of("niv", "flan", "t0") + rows_of("cot", count=3)
+    records, report = draw(write_openorca(rows), max_samples_per_dataset=10)
+    expected = {"openorca/niv": 10, "openorca/flan": 10, "openorca/t0": 10, "openorca/cot": 3}
+    assert Counter(record["source"] for record in records) == expected
+    assert report["kept"] == {"total": 33, "by_source": dict(sorted(expected.items()))}
+    assert report["dropped"]["by_reason"]["not_drawn"]["total"] == 90
+    assert list(records[0]) == ["id", "instruction", "input", "output", "source"]
+
+
+def test_every_drop_has_its_reason(draw, write_openorca, tmp_path):
+    rows = [
+        ("niv.1", "What is a cat?"),
+        ("niv.2", "what is a cat"),
+        ("niv.3", "What is a cat?"),
+        ("cot.1", "What is a CAT?"),
+        ("niv.4", NLI[0]),
+        ("t0.1", "long " * 300),
+        ("t0.2", "y" * 10_000_000),
+        ("flan.1", None),
+        ("flan.2", " \n "),
+        ("flan.3", "  What is a dog?\n"),
+    ]
+    rejects = tmp_path / "rejects.jsonl"
+    records, report = draw(write_openorca(rows), rejects_file=rejects)
+    by_reason = {r: n["total"] for r, n in report["dropped"]["by_reason"].items()}
+    assert by_reason == {
+        "duplicate": 3,
+        "natural_language_inference": 1,
+        "too_long": 2,
+        "no_text": 1,
+        "empty": 1,
+    }
+    assert {record["instruction"].lower().strip("?") for record in records} == {
+        "what is a cat",
+        "what is a dog",
+    }
+    rejected = Counter(json.loads(line)["reason"] for line in rejects.open(encoding="utf-8"))
+    assert rejected == by_reason
+    assert report["read"]["total"] == report["kept"]["total"] + report["dropped"]["total"] == 10
+
+
+def test_order_of_rows_and_files_does_not_matter(draw, write_openorca, monkeypatch, tmp_path):
+    """Also with windows so small that the rows are read several times."""
+    rows = rows_of("niv", "flan", "t0", "cot", count=120)
+    rows += [(f"niv.{1000 + n}", f"QUESTION {n} about niv please") for n in range(60)]
+    outputs = set()
+    for window in (256, 4):
+        monkeypatch.setattr(openorca_sampling, "LEAST_CHUNK", window)
+        monkeypatch.setattr(openorca_sampling, "WINDOW_FACTOR", 1)
+        for seed in (0, 1):
+            random.Random(seed).shuffle(rows)
+            third = len(rows) // 3
+            files = [
+                write_openorca(rows[:third], f"{seed}/a.parquet"),
+                write_openorca(rows[third : 2 * third], f"{seed}/b.parquet"),
+                write_openorca(rows[2 * third :], f"{seed}/c.parquet"),
+            ]
+            for order in (files, files[::-1], [files[0].parent]):
+                draw(*order, max_samples_per_dataset=50)
+                outputs.add((tmp_path / "drawn.json").read_bytes())
+        monkeypatch.undo()
+    assert len(outputs) == 1
+
+
+def test_the_seed_decides(draw, write_openorca):
+    path = write_openorca(rows_of("niv"))
+    first, again, other = (
+        draw(path, max_samples_per_dataset=10, seed=seed)[0] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert {record["id"] for record in first} != {record["id"] for record in other}
+
+
+def test_every_row_is_drawn_equally_often(write_openorca, tokenizer, tmp_path):
+    path = write_openorca(rows_of("niv", count=20))
+    batches = list(read_openorca(find_sources([str(path)], "--train_data_path")))
+    counter, drawn, draws = TokenCounter(str(tokenizer)), Counter(), 2000
+    for seed in range(draws):
+        report = PreparationReport("tokens", {})
+        output = PromptOutput(tmp_path / "none.json", report, None)
+        sampler = OpenOrcaSampler(SamplingRules(5, 256, seed), counter, output)
+        records, _ = sampler.draw(lambda: batches)
+        drawn.update(record["instruction"] for record in records)
+    expected = draws * 5 / 20
+    counts = [drawn[f"Question {n} about niv, please?"] for n in range(20)]
+    # five at a time without replacement: variances are 15/19 of the independent ones
+    chi_square = sum((count - expected) ** 2 for count in counts) / expected / (15 / 19)
+    assert chi_square < 43.8  # 999 of 1,000 fair draws, 19 degrees of freedom
+
+
+def test_a_dictionary_column_and_a_large_string_are_text(draw, tmp_path):
+    ids = pa.array(["niv.1", "cot.2"])
+    for column in (
+        pa.array(["What?", "Why so?"]).dictionary_encode(),
+        pa.array(["What?", "Why so?"], pa.large_string()),
+    ):
+        pq.write_table(pa.table({"id": ids, "question": column}), tmp_path / "x.parquet")
+        records, _ = draw(tmp_path / "x.parquet")
+        assert {record["instruction"] for record in records} == {"What?", "Why so?"}
