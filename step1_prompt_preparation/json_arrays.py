@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from input_errors import InputError
 
 CHUNK_CHARACTERS = 4 * 2**20
+LONGEST_CUT_NUMBER = 3  # 1 is read of "1e+", and the 5 that follows is not in the buffer yet
 LONGEST_CUT_LITERAL = 16  # "-Infinity" or a \uXXXX escape, cut by the end of the buffer
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 
@@ -27,6 +28,10 @@ def read_json_array(path: Path) -> Iterator[tuple[int, Any]]:
             raise InputError(
                 f"{path}: not UTF-8 text near row {reader.row}: {error.reason}; save it as UTF-8"
             ) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 class _ArrayReader:
@@ -81,7 +86,8 @@ class _ArrayReader:
             except RecursionError:
                 self._fail("nested too deeply")
             else:
-                if end < len(self.buffer) or self.file_ended:  # else a number might go on
+                unread = len(self.buffer) - end
+                if unread > LONGEST_CUT_NUMBER or self.file_ended or not _is_number(value):
                     self.position = end
                     return value
             self._refill()
