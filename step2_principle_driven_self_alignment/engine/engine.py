@@ -112,7 +112,7 @@ class Engine:
         self.device = choose_device(settings.device)
         self.ranks = join_group(settings.tensor_parallel, settings.device)
         self.eos_ids = self.tokenizer.eos_ids | set(config.eos_token_ids)
-        self._anchor = settings.prefix_text.rpartition("\n")[2]
+        self._anchor = settings.prefix_text.rpartition("\n")[2] or settings.prefix_text[-1:]
         with self.statistics.stage("load"):
             self._decoder = Decoder.load(
                 open_checkpoint(folder),

@@ -164,7 +164,7 @@ class Generation:
         count = len(sequence.output_ids)
         if token in self.eos_ids:
             sequence.finish_reason = "eos"
-        elif sequence.response.append(self.tokenizer.token_bytes[token]):
+        elif sequence.response.append(self.tokenizer.bytes_of(token)):
             sequence.finish_reason = "stop"
         elif count >= sequence.max_new_tokens:
             sequence.finish_reason = "length"

@@ -48,7 +48,11 @@ class Tokenizer(ABC):
 
     def decode(self, token_ids: list[int]) -> str:
         """The text that tokens add to a text before them."""
-        return b"".join(self.token_bytes[i] for i in token_ids).decode("utf-8", "replace")
+        return b"".join(map(self.bytes_of, token_ids)).decode("utf-8", "replace")
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """What a token adds to a text: nothing, if it only pads the model's vocabulary."""
+        return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
 
     @property
     def vocab_size(self) -> int:
