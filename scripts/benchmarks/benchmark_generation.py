@@ -20,8 +20,8 @@ the repeats counts. The prefix is computed before the clock starts, for all ways
 
 import argparse
 import json
+import logging
 import os
-import platform
 import sys
 import tempfile
 from dataclasses import asdict
@@ -30,6 +30,7 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own chatter
 
 import torch
 import transformers
@@ -122,6 +123,8 @@ def main() -> None:
     """Write the model, run, print."""
     args = parse_args()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="benchmark_model_") as temporary:
         folder = Path(temporary)
         device = torch.device(args.device)
@@ -134,9 +137,7 @@ def main() -> None:
 
 def describe(args: argparse.Namespace) -> dict[str, Any]:
     """What is measured, and on what."""
-    device_name = platform.processor() or platform.machine()
-    if args.device == "cuda":
-        device_name = torch.cuda.get_device_name()
+    device_name = torch.cuda.get_device_name() if args.device == "cuda" else processor_name()
     return {
         "size": args.size,
         "dtype": args.dtype,
@@ -152,6 +153,14 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "repeats": args.repeats,
     }
+
+
+def processor_name() -> str:
+    """The processor as Linux calls it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"
 
 
 def make_workload(args: argparse.Namespace, prompts: int, prefix_tokens: int) -> Workload:
@@ -218,10 +227,12 @@ class PeerTurns:
         if name in self.skipped:
             return
         try:
-            peer = self._peer(name)
-            self.runs[name].append(peer.run(self.args.temperature, self.args.top_p))
+            run = self._peer(name).run(self.args.temperature, self.args.top_p)
         except (RuntimeError, ValueError, ImportError, NotImplementedError) as error:
             self.skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            return
+        assert [len(answer) for answer in run.tokens] == self.workload.lengths
+        self.runs[name].append(run)
 
     def _peer(self, name: str) -> Peer:
         if self._model is None:

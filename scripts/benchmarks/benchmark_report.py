@@ -110,7 +110,7 @@ def _ways(ways: dict[str, dict[str, Any]]) -> str:
         if "skipped" in way:
             lines.append(f"| {name} | did not run here: {way['skipped']} | | | | | | |")
             continue
-        gain = f"{way['ratio']:.1f}x" if "ratio" in way else ""
+        gain = "" if way.get("ratio", 1.0) == 1.0 else f"{way['ratio']:.1f}x"
         lines.append(
             f"| {name} | {way['prompts']} | {way['useful_tokens']:,} "
             f"| {median(way['seconds']):.1f} | {way['tokens_per_second']:.1f} | {gain} "
