@@ -228,7 +228,8 @@ requeue_after() { # EXIT_CODE
     fi
     echo "failed with exit code $1: job $SLURM_JOB_ID goes back to the queue to try again" >&2
   fi
-  scontrol requeue "$SLURM_JOB_ID"
+  # An array's last task has the array's own number, which would requeue all of its tasks.
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 }
 
 can_requeue() { # a batch job that nobody has cancelled and whose time is not over, in this same life: after a node

@@ -152,7 +152,7 @@ class Launch:
         )
 
     def run(
-        self, *command: object, cwd: str = ".", timeout: float = 120, **settings: str
+        self, *command: object, cwd: str = ".", timeout: float = 240, **settings: str
     ) -> subprocess.CompletedProcess:
         """Runs a command to its end; stdout and stderr together."""
         with self.start(*command, cwd=cwd, **settings) as process:

@@ -1,0 +1,152 @@
+"""What launchers do when a job is stopped, a node fails or a process is killed."""
+
+import fcntl
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from launchers.conftest import wait_until
+
+GENERATE_70B = "scripts/self_align_generate_70b_base.sh"
+GENERATE_8B = "scripts/self_align_generate_8b_base.sh"
+FINETUNE_8B = "scripts/finetune_8b_sft.sh"
+NAME_70B, NAME_8B = "llama2_70b_self_align", "llama3_8b_self_align"
+ONE_AT_A_TIME = ("--slots", 1, "--max_new_tokens", 80, "--max_own_tokens", 200, "--keep_going")
+
+
+def drain(cluster, job):
+    """The signal that Slurm sends to the batch shell before the time limit."""
+    cluster.ask("scancel", "--signal=USR1", "--batch", job)
+
+
+@pytest.mark.slow
+def test_a_drained_array_task_goes_on_after_its_requeue(slurm_launch, cluster):
+    """Two groups of two nodes; the last task, which has the array's own job id, is signalled.
+
+    Pins: `scontrol requeue` of that id would have requeued every task of the array.
+    """
+    slurm_launch.write_prompts(40)
+    options = ("--array", "0-1", "--nodes", 2, "--gres=gpu:32g:1")
+    arguments = (GENERATE_70B, *slurm_launch.flags, *ONE_AT_A_TIME)
+    job = slurm_launch.submit(*options, *arguments, GPUS_PER_NODE="1")
+    shard = slurm_launch.data / f"{NAME_70B}_2shards_1.jsonl"
+    wait_until(lambda: shard.exists() and shard.stat().st_size, 240, "a response of task 1")
+    drain(cluster, f"{job}_1")
+    wait_until(lambda: cluster.job(f"{job}_1")["Restarts"] == "1", 30, "the requeue")
+    assert 0 < shard.read_text().count("\n") < 20, "drained too late to tell"
+    assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
+    assert slurm_launch.answered_once(NAME_70B, 40)
+    assert cluster.job(f"{job}_0")["Restarts"] == "0"
+    log = slurm_launch.log(f"{NAME_70B}_job{job}_group1")
+    assert re.findall(r"job \d+, start (\d), group 1 of 2", log) == ["1", "2"]
+    assert "drained" in log and log.count("done: 20 of 20 prompts answered") == 1
+
+
+@pytest.mark.slow
+def test_a_drained_finetuning_goes_on_after_its_requeue(slurm_launch, cluster):
+    slurm_launch.write_examples(f"{NAME_8B}_merged.json", 16)
+    flags = ("--lora_r", 4, "--max_steps", 30, "--per_device_train_batch_size", 2)
+    options = ("--gres=gpu:80g:1", FINETUNE_8B, *flags, "--gradient_accumulation_steps", 1)
+    job = slurm_launch.submit(*options, GPUS_PER_NODE="1")
+    wait_until(lambda: "'loss'" in slurm_launch.log("dromedary_8b_*"), 240, "the first step")
+    drain(cluster, job)
+    wait_until(lambda: cluster.job(job)["Restarts"] == "1", 60, "the requeue")
+    output = slurm_launch.data / "dromedary_8b"
+    assert list(output.glob("checkpoint-*")) and not (output / "completed").exists()
+    assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
+    assert (output / "completed").is_file()
+
+
+@pytest.mark.slow
+def test_a_node_failure_with_an_orphan_that_still_writes(slurm_launch, cluster):
+    """Slurm loses the node, the node's processes live on, and Slurm starts the job elsewhere.
+
+    The orphan is stopped until the second life owns the shard; then its next response must not
+    reach the shard, and its launcher must not requeue the second life.
+    """
+    slurm_launch.write_prompts(40)
+    arguments = (GENERATE_8B, *slurm_launch.flags, *ONE_AT_A_TIME)
+    options = ("--gres=gpu:32g:1", "--exclude=node[1-7]")
+    job = slurm_launch.submit(*options, *arguments, GPUS_PER_NODE="1")
+    shard = slurm_launch.data / f"{NAME_8B}_1shards_0.jsonl"
+    lock = shard.with_name(shard.name + ".lock")
+    wait_until(lambda: shard.exists() and shard.stat().st_size, 240, "a response")
+    (orphan,) = slurm_launch.processes("generate_self_align_response.py")
+    stop_between_writes(orphan, lock)
+    try:
+        cluster.ask("scontrol", "update", f"jobid={job}", "excnodelist=")
+        cluster.control("orphan", 0)
+        cluster.ask("scontrol", "update", "nodename=node0", "state=down", "reason=test")
+        wait_until(lambda: '"slurm_restart_count": 1' in lock.read_text(), 60, "the second life")
+        os.kill(orphan, signal.SIGCONT)
+        assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
+        wait_until(lambda: not slurm_launch.processes(), 60, "the orphans to end")
+    finally:
+        cluster.restore_node(0)
+    assert cluster.job(job)["Restarts"] == "1"
+    assert cluster.job(job)["NodeList"] != "node0"
+    assert slurm_launch.answered_once(NAME_8B, 40)
+    assert "no longer this process's to write" in slurm_launch.log()
+
+
+def stop_between_writes(process, lock):
+    """Stops a process that doesn't hold its lock file: one that held it would be waited for."""
+
+    def is_stopped():
+        os.kill(process, signal.SIGSTOP)
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.kill(process, signal.SIGCONT)
+                return False
+        return True
+
+    wait_until(is_stopped, 10, "a moment without a write")
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_its_whole_group(slurm_launch):
+    """Two nodes with two processes each; a process of the second node is killed with -9."""
+    slurm_launch.write_prompts(200)
+    line = ("salloc", "--nodes", 2, "--gres=gpu:32g:6", "srun", "bash", GENERATE_70B)
+    process = slurm_launch.start(*line, *slurm_launch.flags, *ONE_AT_A_TIME)
+    wait_until(lambda: slurm_launch.rows(NAME_70B), 240, "a response")
+    os.kill(rank_3(slurm_launch), signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 137, output
+    message = r"error: rank 3 of 4 on node1 was killed by SIGKILL \(perhaps for want of memory\)"
+    assert re.search(message, output)
+    assert "the group ends with exit code" in slurm_launch.log()
+    assert not slurm_launch.processes()
+
+
+def rank_3(launch):
+    for process in launch.processes("generate_self_align_response.py"):
+        if b"\0RANK=3\0" in Path(f"/proc/{process}/environ").read_bytes():
+            return process
+    raise AssertionError("no rank 3")
+
+
+@pytest.mark.slow
+def test_a_failed_job_is_tried_again_and_then_given_up(slurm_launch, cluster):
+    slurm_launch.write_prompts(1)
+    options = ("--gres=gpu:32g:1", GENERATE_8B)
+    job = slurm_launch.submit(*options, PYTHON="/bin/false", RETRIES="1", GPUS_PER_NODE="1")
+    assert cluster.wait_for_end(job, 60) == {"FAILED"}
+    assert cluster.job(job)["Restarts"] == "1"
+    assert "error: failed again, after RETRIES=1" in slurm_launch.screens()
+
+
+@pytest.mark.slow
+def test_term_drains_a_workstation(launch):
+    launch.write_prompts(200)
+    command = ("bash", GENERATE_8B, *launch.flags, *ONE_AT_A_TIME)
+    process = launch.start(*command, GPUS_PER_NODE="1")
+    wait_until(lambda: launch.rows(NAME_8B), 240, "a response")
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
+    assert "start again to go on from here" in output
