@@ -5,9 +5,18 @@ import logging
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from torch import nn
-from transformers import (
+
+# On import, it recommends a package that doesn't fit the pinned versions.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+from peft import (  # noqa: E402
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
+from torch import nn  # noqa: E402
+from transformers import (  # noqa: E402
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,8 +24,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,11 +70,21 @@ def load_base_model(
         )
     except (OSError, ValueError) as error:
         raise ValueError(_loading_advice("model", model_name_or_path, error)) from error
+    if bits == 4 and torch.device(device).type == "cpu":
+        _keep_weights_as_quantised(model)
     if attention != "sdpa" and not model._supports_attention_backend:
         raise ValueError(
             f"{type(model).__name__} takes no registered attention; use --packing false"
         )
     return model
+
+
+def _keep_weights_as_quantised(model: PreTrainedModel) -> None:
+    # On CPUs with AVX512-BF16, evaluation would repack the weights with their scales rounded to
+    # bfloat16 and keep them so, and fail on widths that are no multiple of 32.
+    for module in model.modules():
+        if module.__class__.__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:

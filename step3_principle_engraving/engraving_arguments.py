@@ -1,6 +1,7 @@
 """The flags of fine-tuning: our own, and those of TrainingArguments with the recipe as defaults."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ UNSUPPORTED = {
     "label_smoothing_factor": "the loss is plain cross-entropy",
     "load_best_model_at_end": "the checkpoints are for resuming; the last step is the result",
     "deepspeed": "use --fsdp for models that don't fit one GPU",
+    "resume_from_checkpoint": "--resume auto goes on from the newest good checkpoint",
 }
 
 
@@ -92,6 +94,9 @@ class RecipeArguments(TrainingArguments):
     save_steps: float = setting(50, "Steps between two checkpoints.")
     save_total_limit: int | None = setting(2, "Checkpoints to keep.")
     remove_unused_columns: bool = setting(False, "Has no effect here.")
+    disable_tqdm: bool | None = setting(
+        not sys.stderr.isatty(), "Log lines instead of a bar; the default outside a terminal."
+    )
     ddp_find_unused_parameters: bool | None = setting(False, "All trained weights get gradients.")
 
     def __post_init__(self) -> None:
@@ -102,6 +107,8 @@ class RecipeArguments(TrainingArguments):
         for name in UNSUPPORTED:
             if getattr(self, name):
                 raise ValueError(f"--{name} is not supported: {UNSUPPORTED[name]}")
+        if self.fsdp and not torch.cuda.is_available():
+            raise ValueError("--fsdp needs CUDA: on CPU accelerate would shard nothing")
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
@@ -127,9 +134,12 @@ def parse_arguments(
     _check_files(given.model_name_or_path, given.data_file, given.eval_data_file)
     _complete_process_variables()
     try:
-        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        arguments, recipe = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        if recipe.fsdp and arguments.bits == 4:
+            raise ValueError("--fsdp needs --bits 16: a 4-bit base stays whole on every GPU")
     except ValueError as error:
         parser.error(str(error))
+    return arguments, recipe
 
 
 def _check_choice(name: str, value: object, choices: tuple) -> None:

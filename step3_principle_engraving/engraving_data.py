@@ -89,11 +89,15 @@ class DialogueTokenizer:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
 
-def encode_prompt(tokenizer: DialogueTokenizer, text: str, source_max_len: int) -> list[int]:
-    """BOS and the text; a text that is too long loses its beginning, never BOS."""
+def encode_prompt(
+    tokenizer: DialogueTokenizer, text: str, source_max_len: int
+) -> tuple[list[int], bool]:
+    """BOS and the text, and whether it was cut: one too long loses its beginning, never BOS."""
     ids = tokenizer.encode_start(text)
+    if len(ids) <= source_max_len:
+        return ids, False
     start = len(tokenizer.bos)
-    return ids[:start] + ids[start:][-(source_max_len - start) :]
+    return ids[:start] + ids[start:][-(source_max_len - start) :], True
 
 
 def encode_turns(
@@ -143,10 +147,10 @@ class EngravingData(torch.utils.data.Dataset):
             meta_prompt = meta_prompts[record.example_id % len(meta_prompts)]
             message = user_message(record.instruction, record.input)
             text = engraved_prompt(meta_prompt, message)
-            prompt = encode_prompt(dialogue_tokenizer, text, source_max_len)
+            prompt, prompt_was_cut = encode_prompt(dialogue_tokenizer, text, source_max_len)
             turns, ended = split_turns(record.output, record.finished)
             reply, was_cut = encode_turns(dialogue_tokenizer, turns, ended, target_max_len)
-            self.counts.prompts_cut += len(prompt) == source_max_len
+            self.counts.prompts_cut += prompt_was_cut
             self.counts.replies_cut += was_cut
             self.counts.unfinished += not ended
             self._add(Example(prompt + reply.input_ids, [IGNORED] * len(prompt) + reply.labels))

@@ -15,10 +15,12 @@ import dataclasses
 import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import exact_checkpoints
 import torch
+import transformers
 from accelerate.utils import broadcast_object_list
 from dialogue_format import load_meta_prompts
 from engraved_model import (
@@ -63,9 +65,7 @@ def main() -> int:
 
     before = measure_before(arguments, trainer, tokenizer, held_out)
     start = time.perf_counter()
-    trainer.train(
-        resume_from_checkpoint=recipe.resume_from_checkpoint or trainer.agreed_checkpoint()
-    )
+    trainer.train(resume_from_checkpoint=trainer.agreed_checkpoint())
     if drain.drained:
         logger.warning("stopped and saved; the same command goes on from there")
         return EXIT_DRAINED
@@ -86,6 +86,10 @@ def start_logging(recipe: RecipeArguments) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    # PEFT asks for an attribute under its older name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     for name in ("finetune", "exact_checkpoints", "exact_trainer", "training_records"):
         logging.getLogger(name).setLevel(level)
 
@@ -155,7 +159,7 @@ def build_trainer(
         if arguments.bits == 4
         else None,
         attention=SEGMENT_ATTENTION if arguments.packing else "sdpa",
-        device=recipe.device,
+        device="cpu" if recipe.fsdp else recipe.device,  # the shards go to their GPUs later
         trust_remote_code=arguments.trust_remote_code,
     )
     if not arguments.full_finetune:
@@ -220,12 +224,15 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     held_out: EngravingData | None,
 ) -> dict[str, float]:
-    """Held-out loss, and the share of greedy replies to held-out prompts that end by themselves."""
-    if held_out is None:
+    """Held-out loss, and the share of greedy replies to held-out prompts that end by themselves.
+
+    Nothing for a sharded model: it runs only inside the training, where --eval_strategy measures.
+    """
+    if held_out is None or trainer.is_fsdp_enabled:
         return {}
     measures = {"loss": trainer.evaluate()["eval_loss"]}
     prompts = held_out.prompts()[: arguments.eval_replies]
-    if prompts and not trainer.is_fsdp_enabled:
+    if prompts:
         args = trainer.args
         own = prompts[args.process_index :: args.world_size]
         replies = greedy_replies(trainer.model, tokenizer, own, arguments.eval_reply_tokens)

@@ -35,7 +35,7 @@ def run_to_the_end(flags: list[str], processes: int, interruptions: list[str]) -
         if interruption == "random":
             time.sleep(moments.uniform(0.05, seconds or 1.5))
         elif interruption is not None:
-            wait_until(lambda: is_saving(output_dir, born), children)
+            wait_for_a_save(output_dir, born, children)
             time.sleep(moments.random() * 0.02)
         if interruption is not None:
             number = signal.SIGKILL if interruption in ("saving", "random") else interruption
@@ -83,8 +83,8 @@ def run_child(flags: list[str], processes: int, rank: int, port: int) -> None:
         os._exit(code)
 
 
-def wait_until(condition: object, children: list[int]) -> None:
-    while not condition() and all(is_running(child) for child in children):
+def wait_for_a_save(output_dir: Path, since: float, children: list[int]) -> None:
+    while not is_saving(output_dir, since) and all(is_running(child) for child in children):
         time.sleep(0.001)
 
 
