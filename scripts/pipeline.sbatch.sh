@@ -14,6 +14,7 @@ set -euo pipefail
 export ROOT
 ROOT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+export TQDM_MININTERVAL=30 TQDM_NCOLS=100 # bars that a log can bear
 ARRAY_TASKS=${ARRAY_TASKS:-32}
 CPU_OPTIONS="--nodes=1 --ntasks=1 --cpus-per-task=8 --mem=64G --time=8:00:00 --requeue ${CPU_OPTIONS:-}"
 

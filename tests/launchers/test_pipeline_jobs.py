@@ -35,7 +35,7 @@ def test_all_steps_run_one_after_the_other(slurm_launch, cluster):
     jobs = submit(
         slurm_launch,
         GENERATION_ARGUMENTS=" ".join([*slurm_launch.flags, "--limit", "6"]),
-        FINETUNING_ARGUMENTS="--lora_r 4 --max_steps 1 --target_max_len 64",
+        FINETUNING_ARGUMENTS="--lora_r 4 --max_steps 1 --gradient_accumulation_steps 1",
     )
     assert len(jobs) == 4
     assert cluster.wait_for_end(jobs[-1], 400) == {"COMPLETED"}, outputs(slurm_launch)
