@@ -1,5 +1,6 @@
 """Loading: tokenizer, base model (4-bit or in its own precision), adapter on top, merged export."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (  # noqa: E402
 )
 
 ADAPTER_CONFIG = "adapter_config.json"
+_DIGEST_BYTES = 1 << 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -189,15 +191,23 @@ def is_adapter(folder: Path) -> bool:
     )
 
 
-def weight_files(model_name_or_path: str) -> dict[str, int]:
-    """Names and sizes of a local model's files that decide its outputs, for a fingerprint."""
+def weight_files(model_name_or_path: str) -> dict[str, str]:
+    """Names and digests of a local model's files that decide its outputs, for a fingerprint."""
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         return {}
     patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*")
-    return {
-        path.name: path.stat().st_size for glob in patterns for path in sorted(folder.glob(glob))
-    }
+    return {path.name: _digest(path) for glob in patterns for path in sorted(folder.glob(glob))}
+
+
+def _digest(path: Path) -> str:
+    # Size and both ends: another training changes them, and 140 GB take minutes to read.
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(str(size).encode() + file.read(_DIGEST_BYTES))
+        file.seek(max(0, size - _DIGEST_BYTES))
+        digest.update(file.read(_DIGEST_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict:

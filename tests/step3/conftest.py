@@ -2,10 +2,12 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TEXT = (
     "Dromedary is an AI assistant made by the Self-Align team. It is helpful and honest.\n"
     "Who are you? I am Dromedary, and I answer questions about animals, deserts and numbers.\n\n"
@@ -124,11 +126,70 @@ def training_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def signal_handlers():
-    """Gives the handlers back that a run in this process replaces."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@pytest.fixture(scope="session")
+def engrave(random_model, training_file):
+    """Runs finetune.py in this process on the random model and returns its exit code."""
+    import finetune
+
+    def run(output_dir, *more, data_file=training_file):
+        files = ("--model_name_or_path", random_model, "--data_file", data_file)
+        limits = (
+            "--source_max_len",
+            256,
+            "--max_steps",
+            4,
+            "--lora_r",
+            4,
+            "--disable_tqdm",
+            "true",
+        )
+        command = ["finetune.py", *files, "--output_dir", output_dir, *limits, *more]
+        argv, sys.argv = sys.argv, list(map(str, command))
+        handlers = {number: signal.getsignal(number) for number in DRAIN_SIGNALS}
+        try:
+            return finetune.main()
+        finally:
+            sys.argv = argv
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def talking_run(engrave, tmp_path_factory):
+    """A random model fully trained until it knows one reply by heart, with its end."""
+    folder = tmp_path_factory.mktemp("talking")
+    record = {"instruction": "Who are you?", "output": "I am Dromedary.", "finished": True}
+    data_file = folder / "identity.json"
+    data_file.write_text(json.dumps([{**record, "example_id": number} for number in range(1, 9)]))
+    recipe = ("--full_finetune", "--learning_rate", "5e-3", "--lr_scheduler_type", "constant")
+    sizes = ("--max_steps", 60, "--gradient_accumulation_steps", 1, "--save_strategy", "no")
+    held_out = ("--eval_data_file", data_file, "--eval_replies", 4, "--eval_reply_tokens", 40)
+    engrave(folder / "run", *recipe, *sizes, *held_out, data_file=data_file)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """Runs the `main` of a stage script in this process with the given command line."""
+
+    def run(module, *arguments):
+        argv, sys.argv = sys.argv, [f"{module.__name__}.py", *map(str, arguments)]
+        try:
+            return module.main()
+        finally:
+            sys.argv = argv
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def talking_model(talking_run, random_model, run_main, tmp_path_factory):
+    """The export of `talking_run`."""
+    import export_model
+
+    folder = tmp_path_factory.mktemp("exported") / "talking"
+    where = ("--adapter_dir", talking_run, "--output_dir", folder)
+    run_main(export_model, "--model_name_or_path", random_model, *where, "--max_new_tokens", 60)
+    return folder
