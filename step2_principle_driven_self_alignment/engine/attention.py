@@ -1,79 +1,79 @@
-"""Attention over a shared prefix and an own part, merged exactly.
+"""Attention over a shared prefix and an own part: matrix products, joined exactly.
 
-All queries of a batch see the same prefix, so its part is one product with nothing to mask; each
-sequence's own keys are a second, small part. With the log-sum-exp of each part's scores, the two
-are merged into exactly the attention over both (Hydragen, arXiv 2402.05099, section 3.1).
+All queries see the same prefix, so the scores against it are one product whose keys are read once
+for the whole batch. What a query's own keys come to, an output and the log-sum-exp of its scores,
+enters the prefix's softmax as one more column (Hydragen, arXiv 2402.05099, merges two parts by
+their log-sum-exps; here a row needs no second pass to find that of the prefix).
 """
 
 import torch
 
-flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-flash_on_cuda = torch.ops.aten._scaled_dot_product_flash_attention
-efficient_on_cuda = torch.ops.aten._scaled_dot_product_efficient_attention
-
-Part = tuple[torch.Tensor, torch.Tensor]  # outputs [..., head_dim], log-sum-exps [...]
+OWN_COLUMN_ALIGNMENT = 32  # matrix products dislike odd sizes
 
 
-def attend(
+def fold_groups(heads: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """[tokens, heads, head_dim] -> [kv_heads, tokens * group, head_dim].
+
+    Query heads that share a key/value head become rows of one matrix.
+    """
+    tokens, _, head_dim = heads.shape
+    grouped = heads.view(tokens, kv_heads, -1, head_dim)
+    return grouped.transpose(0, 1).reshape(kv_heads, -1, head_dim)
+
+
+def unfold_groups(folded: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Undoes `fold_groups`."""
+    kv_heads, _, head_dim = folded.shape
+    return folded.view(kv_heads, tokens, -1, head_dim).transpose(0, 1).reshape(tokens, -1, head_dim)
+
+
+def padded_prefix(tokens: int) -> int:
+    """Columns of a prefix with the own part's, filled up to a size that products like."""
+    return -(-(tokens + 1) // OWN_COLUMN_ALIGNMENT) * OWN_COLUMN_ALIGNMENT
+
+
+def weigh(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax of float32 scores [..., keys] in their place, and their log-sum-exps [...]."""
+    highest = scores.amax(dim=-1)
+    weights = torch.softmax(scores, dim=-1, out=scores)
+    # The highest weight is exp(highest - log-sum-exp): much cheaper than another pass of exp.
+    return weights, highest - weights.amax(dim=-1).log()
+
+
+def join_prefix(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    *,
-    causal: bool = False,
-) -> Part:
-    """Scaled dot-product attention with its log-sum-exps.
+    prefix_tokens: int,
+    own_outputs: torch.Tensor,
+    own_sums: torch.Tensor,
+    scores: torch.Tensor,
+) -> torch.Tensor:
+    """Attention over the prefix and an own part whose attention is known.
 
-    queries: [batch, heads, queries, head_dim]; keys, values: [batch, heads, keys, head_dim];
-    mask: added to the scores, [batch, 1, 1, keys] in the queries' type.
-    Returns outputs like the queries and float32 log-sum-exps [batch, heads, queries].
+    queries: [kv_heads, rows, head_dim], scaled; keys, values: [kv_heads, columns, head_dim], zero
+    from column `prefix_tokens` on; own_outputs: like queries; own_sums: float32 [kv_heads, rows];
+    scores: room for [kv_heads, rows, columns].
     """
-    if queries.device.type == "cpu":
-        outputs, sums = flash_on_cpu(queries, keys, values, is_causal=causal, attn_mask=mask)
-        return outputs, sums.contiguous()
-    if mask is not None:
-        return attend_by_products(queries, keys, values, mask)
-    if queries.dtype != torch.float32 and torch.cuda.get_device_capability()[0] >= 8:
-        outputs, sums, *_ = flash_on_cuda(queries, keys, values, is_causal=causal)
-    else:
-        outputs, sums, *_ = efficient_on_cuda(queries, keys, values, None, True, is_causal=causal)
-        sums = sums[..., : queries.shape[2]]  # this kernel rounds the number of queries up
-    return outputs, sums.contiguous()
+    torch.bmm(queries, keys.transpose(1, 2), out=scores)
+    scores[..., prefix_tokens:] = float("-inf")
+    column = own_sums.to(scores.dtype)
+    scores[..., prefix_tokens] = column
+    weights = torch.softmax(scores, dim=-1, out=scores)
+    outputs = torch.bmm(weights, values)  # the own column's value is zero
+    # Put right what rounding the log-sum-exp to the scores' type did to the own part's weight.
+    rounded = weights[..., prefix_tokens].float()
+    own = rounded * torch.exp(own_sums - column.float())
+    total = own + (1 - rounded)
+    joined = outputs.float().addcmul_(own_outputs.float(), own.unsqueeze(-1))
+    return joined.div_(total.unsqueeze(-1)).to(queries.dtype)
 
 
-def attend_by_products(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
-) -> Part:
-    """As `attend`, with plain matrix products: few queries each, shapes fixed for CUDA graphs."""
-    scores = queries @ keys.transpose(-1, -2)  # [batch, heads, queries, keys]
-    scores = scores.float() * queries.shape[-1] ** -0.5 + mask.float()
-    sums = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - sums.unsqueeze(-1))
-    return weights.to(values.dtype) @ values, sums
+def causal_mask(lengths: list[int], device: torch.device) -> torch.Tensor:
+    """For sequences laid end to end: 0 where a token sees another, minus infinity elsewhere.
 
-
-def merge(first: Part, second: Part) -> torch.Tensor:
-    """Attention over the union of two sets of keys, from the attention over each.
-
-    outputs: [..., head_dim], log-sum-exps: [...]; computed in float32, returned in the first
-    outputs' type.
+    Returns float32 [tokens, tokens].
     """
-    outputs, other_outputs = first[0], second[0]
-    share = torch.sigmoid(second[1] - first[1]).unsqueeze(-1)  # of the second part's keys
-    return torch.lerp(outputs.float(), other_outputs.float(), share).to(outputs.dtype)
-
-
-def fold_groups(queries: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """[tokens, heads, head_dim] -> [1, kv_heads, tokens * group, head_dim]: one long batch row."""
-    tokens, heads, head_dim = queries.shape
-    grouped = queries.view(tokens, kv_heads, heads // kv_heads, head_dim)
-    return grouped.transpose(0, 1).reshape(1, kv_heads, -1, head_dim)
-
-
-def unfold_groups(part: Part, tokens: int) -> Part:
-    """Undoes `fold_groups`: outputs [tokens, heads, head_dim], log-sum-exps [tokens, heads]."""
-    outputs, sums = part
-    kv_heads, head_dim = outputs.shape[1], outputs.shape[3]
-    grouped = outputs.reshape(kv_heads, tokens, -1, head_dim).transpose(0, 1)
-    sums = sums.reshape(kv_heads, tokens, -1).transpose(0, 1)
-    return grouped.reshape(tokens, -1, head_dim), sums.reshape(tokens, -1)
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    seen = (sequence[:, None] == sequence).tril()
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).to(device)

@@ -31,11 +31,11 @@ IGNORED = re.compile(r"rope\.freqs|.*\.rotary_emb\.inv_freq")
 
 
 class Checkpoint(ABC):
-    """Named matrices and vectors, read by slices; remembers what was read."""
+    """Named matrices and vectors, read by slices; remembers what the model has a use for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: set[str] = set()
+        self._used: set[str] = set()
 
     @abstractmethod
     def names(self) -> set[str]:
@@ -57,17 +57,18 @@ class Checkpoint(ABC):
                 f"{self.folder}: the tensor {name} has shape {list(self.shape(name))}; "
                 f"the model's config asks for {list(shape)}"
             )
+        # Here and not on reading: a rank that holds only padding reads nothing of it.
+        self._used.add(name)
 
     def read(
         self, name: str, rows: slice = slice(None), columns: slice = slice(None)
     ) -> torch.Tensor:
         """A slice of a matrix, or the rows of a vector."""
-        self._read.add(name)
         return self._slice(name, rows, columns)
 
-    def check_all_read(self) -> None:
+    def check_all_used(self) -> None:
         """Raises ValueError naming a tensor that the model has no use for."""
-        unused = sorted(name for name in self.names() - self._read if not IGNORED.fullmatch(name))
+        unused = sorted(name for name in self.names() - self._used if not IGNORED.fullmatch(name))
         if unused:
             raise ValueError(
                 f"{self.folder}: {len(unused)} tensors have no place in the model that its config "
@@ -75,8 +76,8 @@ class Checkpoint(ABC):
             )
 
     def forget(self, name: str) -> None:
-        """Counts a tensor as read: a copy of another one."""
-        self._read.add(name)
+        """Counts a tensor as used: a copy of another one."""
+        self._used.add(name)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

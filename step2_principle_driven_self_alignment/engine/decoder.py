@@ -1,12 +1,13 @@
 """A loaded model with its keys and values: fills the prefix and new prompts, decodes one token."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 
 from engine.checkpoint import Checkpoint
 from engine.head_layout import plan_heads
-from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, PrefixFill, PromptFill
+from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, Piece, PrefixFill, PromptFill
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
@@ -14,7 +15,8 @@ from engine.step_graphs import StepGraphs
 from engine.tensor_parallel import ParallelRanks
 from engine.weights import WeightLoader
 
-SLOTS_PER_GROUP = 8
+SEGMENT_TOKENS = 64  # on CPU; on CUDA a slot is one segment
+SLOTS_PER_BLOCK = 8
 
 
 class Decoder:
@@ -56,10 +58,12 @@ class Decoder:
         shape = CacheShape(
             layers=config.layers,
             kv_heads=layout.kv_heads_per_rank,
+            group=layout.group_size,
             head_dim=config.head_dim,
             prefix_tokens=prefix_tokens,
             slots=slots,
             own_tokens=own_tokens,
+            segment_tokens=own_tokens if device.type == "cuda" else SEGMENT_TOKENS,
         )
         return cls(model, KeyValueCache(shape, dtype, device), device)
 
@@ -85,7 +89,7 @@ class Decoder:
         if not token_ids:
             return self.model.logits(self._prefix_end.expand(len(prompts), -1))
         attend = PromptFill(self.cache, first_slot, lengths)
-        positions = attend.position + self.cache.shape.prefix_tokens
+        positions = attend.positions + self.cache.shape.prefix_tokens
         hidden = self.model(torch.tensor(token_ids, device=self.device), positions, attend)[ends]
         if 0 in lengths:
             hidden[torch.tensor(lengths, device=self.device) == 0] = self._prefix_end
@@ -102,15 +106,16 @@ class Decoder:
         """
         if self._graphs is not None:
             return self._graphs.run(tokens, positions, max(lengths))
-        return self._step(tokens, positions, group_slots(lengths))
+        pieces = cover(lengths, self.cache.shape.segment_tokens)
+        return self._step(tokens, positions, pieces)
 
     def _step(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        extents: Sequence[tuple[slice, int]],
+        pieces: Sequence[Piece],
     ) -> torch.Tensor:
-        attend = DecodeStep(self.cache, positions, extents)
+        attend = DecodeStep(self.cache, positions, pieces)
         hidden = self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
         return self.model.logits(hidden)
 
@@ -119,13 +124,21 @@ class Decoder:
         self.cache.move(source, target, tokens)
 
 
-def group_slots(lengths: Sequence[int]) -> list[tuple[slice, int]]:
-    """Neighbouring slots to attend together, each group with its longest length.
+def cover(lengths: Sequence[int], segment_tokens: int) -> list[Piece]:
+    """Whole segments that hold the first `lengths` tokens of each slot, and little more.
 
-    Neighbours were mostly admitted together and are of like length, so little is read in vain.
+    Neighbouring slots whose sequences reach a segment are one piece; shorter ones between them
+    are read in vain.
     """
-    starts = range(0, len(lengths), SLOTS_PER_GROUP)
-    return [
-        (slice(start, start + SLOTS_PER_GROUP), max(lengths[start : start + SLOTS_PER_GROUP]))
-        for start in starts
-    ]
+    pieces = []
+    blocks = range(0, len(lengths), SLOTS_PER_BLOCK)
+    longest = [max(lengths[block : block + SLOTS_PER_BLOCK]) for block in blocks]
+    for segment in range(-(-max(lengths) // segment_tokens)):
+        reached = [length > segment * segment_tokens for length in longest]
+        for is_reached, run in itertools.groupby(range(len(blocks)), reached.__getitem__):
+            if is_reached:
+                first, *others = run
+                stop = ((others or [first])[-1] + 1) * SLOTS_PER_BLOCK
+                slots = slice(first * SLOTS_PER_BLOCK, min(stop, len(lengths)))
+                pieces.append(Piece(segment, slots, segment_tokens))
+    return pieces

@@ -1,29 +1,50 @@
 """Keys and values: one shared prefix, and a slot for each sequence's own part."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from engine.attention import attend, fold_groups, merge, unfold_groups
+from engine.attention import (
+    causal_mask,
+    fold_groups,
+    join_prefix,
+    padded_prefix,
+    unfold_groups,
+    weigh,
+)
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Sizes on one rank."""
+    """Sizes on one rank.
+
+    A slot's own tokens lie in segments, so that the same segment of neighbouring slots is one
+    piece of memory: what CPU kernels multiply without copying it first.
+    """
 
     layers: int
     kv_heads: int
+    group: int  # query heads to a key/value head
     head_dim: int
     prefix_tokens: int
     slots: int
     own_tokens: int
+    segment_tokens: int
 
     @property
-    def numbers(self) -> int:
-        """How many numbers prefix and slots hold together."""
-        tokens = self.prefix_tokens + self.slots * self.own_tokens
-        return 2 * self.layers * self.kv_heads * self.head_dim * tokens
+    def segments(self) -> int:
+        """Segments in a slot."""
+        return -(-self.own_tokens // self.segment_tokens)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The first `tokens` tokens of a segment, of neighbouring slots."""
+
+    segment: int
+    slots: slice
+    tokens: int
 
 
 class KeyValueCache:
@@ -31,126 +52,175 @@ class KeyValueCache:
 
     def __init__(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
-        sizes = (shape.kv_heads, shape.prefix_tokens, shape.head_dim)
-        self.prefix = torch.zeros(shape.layers, 2, 1, *sizes, dtype=dtype, device=device)
-        sizes = (shape.kv_heads, shape.own_tokens, shape.head_dim)
-        # [layers, keys/values, slots, kv_heads, own tokens, head_dim]
-        self.own = torch.zeros(shape.layers, 2, shape.slots, *sizes, dtype=dtype, device=device)
+        sizes = (shape.kv_heads, padded_prefix(shape.prefix_tokens), shape.head_dim)
+        # [layers, keys/values, kv_heads, prefix tokens and zeros, head_dim]
+        self.prefix = torch.zeros(shape.layers, 2, *sizes, dtype=dtype, device=device)
+        sizes = (shape.slots, shape.kv_heads, shape.segment_tokens, shape.head_dim)
+        # [layers, keys/values, segments, slots, kv_heads, tokens of a segment, head_dim]
+        self.own = torch.zeros(shape.layers, 2, shape.segments, *sizes, dtype=dtype, device=device)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""
-        self.own[:, :, target, :, :tokens] = self.own[:, :, source, :, :tokens]
+        segments = slice(0, -(-tokens // self.shape.segment_tokens))
+        self.own[:, :, segments, target] = self.own[:, :, segments, source]
 
-    def prefix_part(self, layer: int, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of queries [tokens, heads, head_dim] over the prefix."""
-        keys, values = self.prefix[layer]
-        part = attend(fold_groups(queries, self.shape.kv_heads), keys, values)
-        return unfold_groups(part, len(queries))
+    def store_own(
+        self,
+        layer: int,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> None:
+        """Writes keys, values [tokens, kv_heads, head_dim] to slots and positions [tokens]."""
+        size = self.shape.segment_tokens
+        place = (positions // size, slots, slice(None), positions % size)
+        self.own[layer, 0][place] = keys
+        self.own[layer, 1][place] = values
+
+    def scaled(self, queries: torch.Tensor) -> torch.Tensor:
+        """Queries [tokens, heads, head_dim], folded, times 1 / sqrt(head_dim)."""
+        return fold_groups(queries * self.shape.head_dim**-0.5, self.shape.kv_heads)
+
+    def prefix_scores(self, tokens: int, prefix_tokens: int) -> torch.Tensor:
+        """Room for the scores of a batch of tokens, used by one layer after the other."""
+        rows = tokens * self.shape.group
+        return self.own.new_empty(self.shape.kv_heads, rows, padded_prefix(prefix_tokens))
 
 
-class PrefixFill:
-    """Attention of the prefix over itself; writes the prefix's keys and values."""
+class _Fill:
+    """Attention of new tokens, laid end to end, over the prefix so far and their own sequence.
 
-    def __init__(self, cache: KeyValueCache, tokens: slice) -> None:
+    All of them are scored against all, as one product, and masked: few beside the prefix.
+    """
+
+    def __init__(self, cache: KeyValueCache, prefix_tokens: int, lengths: list[int]) -> None:
         self.cache = cache
-        self.tokens = tokens
+        self.prefix_tokens = prefix_tokens
+        self.mask = causal_mask(lengths, cache.own.device)[:, None]  # [tokens, 1, tokens]
+        self.prefix_scores = cache.prefix_scores(sum(lengths), prefix_tokens)
+        sizes = (cache.shape.kv_heads, sum(lengths) * cache.shape.group, sum(lengths))
+        # New memory for each layer would cost the system more than the products that fill it.
+        self.products = cache.own.new_empty(sizes)
+        self.scores = self.mask.new_empty(sizes)
+
+    def _attend(
+        self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """queries: [tokens, heads, head_dim]; keys, values: [tokens, kv_heads, head_dim]."""
+        tokens = len(queries)
+        folded = self.cache.scaled(queries)
+        torch.bmm(folded, keys.permute(1, 2, 0), out=self.products)
+        by_token = (len(folded), tokens, -1, tokens)
+        torch.add(self.products.view(by_token), self.mask, out=self.scores.view(by_token))
+        weights, sums = weigh(self.scores)
+        outputs = torch.bmm(self.products.copy_(weights), values.transpose(0, 1))
+        if self.prefix_tokens:
+            prefix = self.cache.prefix[layer, :, :, : self.prefix_scores.shape[-1]]
+            outputs = join_prefix(
+                folded, *prefix, self.prefix_tokens, outputs, sums, self.prefix_scores
+            )
+        return unfold_groups(outputs, tokens)
+
+
+class PrefixFill(_Fill):
+    """A piece of the prefix; writes the prefix's keys and values."""
+
+    def __init__(self, cache: KeyValueCache, piece: slice) -> None:
+        super().__init__(cache, piece.start, [piece.stop - piece.start])
+        self.piece = piece
 
     def __call__(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """queries: [tokens, heads, head_dim]; keys, values: [tokens, kv_heads, head_dim]."""
-        stored = self.cache.prefix[layer]
-        stored[0, 0, :, self.tokens] = keys.transpose(0, 1)
-        stored[1, 0, :, self.tokens] = values.transpose(0, 1)
-        own = _causal(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0))
-        own = own[0][0].transpose(0, 1), own[1][0].transpose(0, 1)
-        if self.tokens.start == 0:
-            return own[0]
-        before = stored[:, :, :, : self.tokens.start]
-        earlier = attend(fold_groups(queries, keys.shape[1]), before[0], before[1])
-        return merge(unfold_groups(earlier, len(queries)), own)
+        outputs = self._attend(layer, queries, keys, values)
+        stored = self.cache.prefix[layer, :, :, self.piece]
+        stored[0], stored[1] = keys.transpose(0, 1), values.transpose(0, 1)
+        return outputs
 
 
-class PromptFill:
-    """Attention of newly admitted prompts, laid end to end, over the prefix and themselves."""
+class PromptFill(_Fill):
+    """Newly admitted prompts; writes the own keys and values of their slots."""
 
     def __init__(self, cache: KeyValueCache, first_slot: int, lengths: list[int]) -> None:
-        self.cache = cache
-        counts = torch.tensor(lengths)
-        row = torch.repeat_interleave(torch.arange(len(lengths)), counts)  # [tokens], which prompt
-        starts = counts.cumsum(0) - counts
-        columns = torch.arange(max(lengths))
-        # [prompts, longest]: where in the flat batch a token lies; padding points at its end.
-        padded = (starts[:, None] + columns).clamp_(max=sum(lengths) - 1)
-        # Made on the host: on CUDA, sizes that depend on values would wait for the device.
-        device = cache.own.device
-        self.row = row.to(device)
-        self.position = (torch.arange(sum(lengths)) - starts[row]).to(device)
-        self.slot = self.row + first_slot
-        self.padded = padded.to(device)
+        super().__init__(cache, cache.shape.prefix_tokens, lengths)
+        slots = torch.arange(first_slot, first_slot + len(lengths))
+        positions = [torch.arange(length) for length in lengths]
+        self.slots = torch.repeat_interleave(slots, torch.tensor(lengths)).to(cache.own.device)
+        self.positions = torch.cat(positions).to(cache.own.device)  # [tokens], in the own part
 
     def __call__(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """queries: [tokens, heads, head_dim]; keys, values: [tokens, kv_heads, head_dim]."""
-        stored = self.cache.own[layer]
-        stored[0][self.slot, :, self.position] = keys
-        stored[1][self.slot, :, self.position] = values
-        # A token sees no later one, so the padding behind a prompt changes nothing.
-        padded = self.padded
-        outputs, sums = _causal(queries[padded], keys[padded], values[padded])
-        own = outputs[self.row, :, self.position], sums[self.row, :, self.position]
-        if self.cache.shape.prefix_tokens == 0:
-            return own[0]
-        return merge(self.cache.prefix_part(layer, queries), own)
+        self.cache.store_own(layer, self.slots, self.positions, keys, values)
+        return self._attend(layer, queries, keys, values)
 
 
 class DecodeStep:
     """Attention of one new token per live sequence over the prefix and its own part."""
 
     def __init__(
-        self, cache: KeyValueCache, positions: torch.Tensor, extents: Sequence[tuple[slice, int]]
+        self, cache: KeyValueCache, positions: torch.Tensor, pieces: Sequence[Piece]
     ) -> None:
         """positions: [live], where in its slot each sequence's new token goes.
 
-        extents: slots that are attended together, and a length that their positions lie below.
+        pieces: what to attend to, at least all that the positions reach.
         """
         self.cache = cache
         self.positions = positions
-        self.rows = torch.arange(len(positions), device=positions.device)
-        self.groups = [(slots, longest, self._mask(slots, longest)) for slots, longest in extents]
-
-    def _mask(self, slots: slice, longest: int) -> torch.Tensor:
-        """What to add to scores: [slots, 1, 1, longest], minus infinity beyond a position."""
-        columns = torch.arange(longest, device=self.positions.device)
-        beyond = columns > self.positions[slots, None]
-        mask = torch.zeros(beyond.shape, dtype=self.cache.own.dtype, device=columns.device)
-        return mask.masked_fill_(beyond, float("-inf"))[:, None, None, :]
+        self.pieces = pieces
+        shape, live = cache.shape, len(positions)
+        self.slots = torch.arange(live, device=positions.device)
+        extent = max(piece.segment * shape.segment_tokens + piece.tokens for piece in pieces)
+        columns = torch.arange(extent, device=positions.device)
+        mask = torch.zeros(live, extent, device=positions.device)
+        mask.masked_fill_(columns > positions[:, None], float("-inf"))
+        # Slots and key/value heads are one dimension here: [slots * kv_heads, group, extent].
+        self.mask = mask.repeat_interleave(shape.kv_heads, dim=0)[:, None]
+        self.scores = mask.new_empty(live * shape.kv_heads, shape.group, extent)
+        self.prefix_scores = cache.prefix_scores(live, shape.prefix_tokens)
 
     def __call__(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """queries: [live, heads, head_dim]; keys, values: [live, kv_heads, head_dim]."""
-        stored = self.cache.own[layer]
-        stored[0][self.rows, :, self.positions] = keys
-        stored[1][self.rows, :, self.positions] = values
-        grouped = queries.view(len(queries), keys.shape[1], -1, queries.shape[-1])
-        parts = [
-            attend(
-                grouped[slots], stored[0, slots, :, :longest], stored[1, slots, :, :longest], mask
-            )
-            for slots, longest, mask in self.groups
-        ]
-        own = tuple(torch.cat(part).flatten(1, 2) for part in zip(*parts, strict=True))
-        if self.cache.shape.prefix_tokens == 0:
-            return own[0]
-        return merge(self.cache.prefix_part(layer, queries), own)
+        cache, live = self.cache, len(queries)
+        cache.store_own(layer, self.slots, self.positions, keys, values)
+        folded = cache.scaled(queries)
+        outputs, sums = self._attend_own(layer, unfold_groups(folded, live))
+        prefix_tokens = cache.shape.prefix_tokens
+        if prefix_tokens:
+            outputs = fold_groups(outputs, cache.shape.kv_heads)
+            sums = fold_groups(sums.unsqueeze(-1), cache.shape.kv_heads).squeeze(-1)
+            prefix = cache.prefix[layer]
+            outputs = join_prefix(folded, *prefix, prefix_tokens, outputs, sums, self.prefix_scores)
+            outputs = unfold_groups(outputs, live)
+        return outputs
 
+    def _attend_own(self, layer: int, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs [live, heads, head_dim] and float32 log-sum-exps [live, heads]."""
+        shape = self.cache.shape
+        by_slot = queries.reshape(-1, shape.group, shape.head_dim)  # [slots * kv_heads, …]
+        self.scores.copy_(self.mask)
+        for rows, columns, keys, _ in self._operands(layer):
+            # Keys times queries is the faster order on CPU.
+            products = torch.bmm(keys, by_slot[rows].transpose(1, 2))
+            self.scores[rows, :, columns].add_(products.transpose(1, 2))
+        weights, sums = weigh(self.scores)
+        weights = weights.to(queries.dtype)
+        outputs = torch.zeros_like(by_slot)
+        for rows, columns, _, values in self._operands(layer):
+            outputs[rows].baddbmm_(weights[rows, :, columns], values)
+        return outputs.view(queries.shape), sums.view(queries.shape[:2])
 
-def _causal(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention of [rows, tokens, heads, head_dim] with fewer key/value heads."""
-    group = queries.shape[2] // keys.shape[2]
-    keys, values = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (keys, values))
-    return attend(queries.transpose(1, 2), keys, values, causal=True)
+    def _operands(self, layer: int) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
+        """For each piece: its rows and columns of the scores, its keys and its values."""
+        shape = self.cache.shape
+        for piece in self.pieces:
+            keys, values = self.cache.own[layer, :, piece.segment, piece.slots, :, : piece.tokens]
+            rows = slice(piece.slots.start * shape.kv_heads, piece.slots.stop * shape.kv_heads)
+            start = piece.segment * shape.segment_tokens
+            columns = slice(start, start + piece.tokens)
+            yield rows, columns, keys.flatten(0, 1), values.flatten(0, 1)

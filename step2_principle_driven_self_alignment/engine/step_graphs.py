@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from engine.kv_cache import Piece
+
 WARM_UP_RUNS = 2
 SHORTEST_EXTENT = 64  # own tokens; each further graph reads half as many again
 
-# (tokens [batch], positions [batch], slots and their extents) -> logits [batch, vocabulary]
-Step = Callable[[torch.Tensor, torch.Tensor, Sequence[tuple[slice, int]]], torch.Tensor]
+# (tokens [batch], positions [batch], pieces of the cache) -> logits [batch, vocabulary]
+Step = Callable[[torch.Tensor, torch.Tensor, Sequence[Piece]], torch.Tensor]
 
 
 class StepGraphs:
@@ -43,7 +45,11 @@ class StepGraphs:
         return logits[:live]
 
     def _capture(self, batch: int, extent: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        arguments = self._tokens[:batch], self._positions[:batch], [(slice(0, batch), extent)]
+        arguments = (
+            self._tokens[:batch],
+            self._positions[:batch],
+            [Piece(0, slice(0, batch), extent)],
+        )
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

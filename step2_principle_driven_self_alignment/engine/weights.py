@@ -30,7 +30,7 @@ class WeightLoader:
         self._fill_whole(model.norm.weight, "model.norm.weight")
         for index, block in enumerate(model.blocks):
             self._fill_block(block, f"model.layers.{index}.", config.feed_forward_size)
-        self.checkpoint.check_all_read()
+        self.checkpoint.check_all_used()
 
     def _fill_block(self, block: Block, prefix: str, feed_forward_size: int) -> None:
         self._fill_whole(block.attention_norm.weight, prefix + "input_layernorm.weight")
@@ -94,8 +94,6 @@ class WeightLoader:
         if first < stop:
             columns = slice(first, stop)
             weight[:, : stop - first] = self.checkpoint.read(name, columns=columns)
-        else:
-            self.checkpoint.forget(name)
         if attention.output.bias is not None:
             self._fill_whole(attention.output.bias, prefix + "o_proj.bias")
 
