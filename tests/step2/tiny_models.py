@@ -36,7 +36,7 @@ FAMILIES = {
             "intermediate_size": 100,
             "num_attention_heads": 6,
             "num_key_value_heads": 6,
-            "vocab_size": 503,
+            "vocab_size": 506,
             "max_position_embeddings": 2048,
         },
         "sentencepiece",
@@ -118,7 +118,7 @@ def make_model(family: str, folder: Path, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     TOKENIZERS[tokenizer](folder)
     torch.manual_seed(len(family))
-    common = {"num_hidden_layers": 3, "bos_token_id": 1, "eos_token_id": 2}
+    common = {"num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}
     config = config_class(**{**common, **arguments, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     randomize(model)
