@@ -7,7 +7,15 @@ import torch
 
 from engine.checkpoint import Checkpoint
 from engine.head_layout import plan_heads
-from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, Piece, PrefixFill, PromptFill
+from engine.kv_cache import (
+    SEGMENT_TOKENS,
+    CacheShape,
+    DecodeStep,
+    KeyValueCache,
+    Piece,
+    PrefixFill,
+    PromptFill,
+)
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
@@ -15,7 +23,6 @@ from engine.step_graphs import StepGraphs
 from engine.tensor_parallel import ParallelRanks
 from engine.weights import WeightLoader
 
-SEGMENT_TOKENS = 64  # on CPU; on CUDA a slot is one segment
 SLOTS_PER_BLOCK = 8
 
 

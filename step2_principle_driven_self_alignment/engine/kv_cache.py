@@ -14,6 +14,8 @@ from engine.attention import (
     weigh,
 )
 
+SEGMENT_TOKENS = 64  # on CPU; on CUDA a slot is one segment
+
 
 @dataclass(frozen=True)
 class CacheShape:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from engine.attention import padded_prefix
 from engine.head_layout import HeadLayout, padded_share
+from engine.kv_cache import SEGMENT_TOKENS
 from engine.model_config import ModelConfig
 
 GIB = 2**30
@@ -78,12 +80,17 @@ def plan(
     weights = config.layers * per_layer + 2 * vocab * config.hidden_size
     states = 6 * config.hidden_size + 3 * feed_forward + 4 * attention
     logits = slots * config.vocab_size * LOGITS_COPIES * torch.float32.itemsize
+    filled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
+    columns = padded_prefix(prefix_tokens)
+    fill_scores = filled * (columns * dtype.itemsize + filled * (dtype.itemsize + 8))
+    step_scores = slots * (columns * dtype.itemsize + own_tokens * (dtype.itemsize + 8))
+    scores = layout.query_heads_per_rank * max(fill_scores, step_scores)
     return MemoryPlan(
         weights=weights * dtype.itemsize,
-        prefix=prefix_tokens * token,
-        slot=own_tokens * token,
+        prefix=padded_prefix(prefix_tokens) * token,
+        slot=-(-own_tokens // SEGMENT_TOKENS) * SEGMENT_TOKENS * token,
         slots=slots,
-        workspace=PREFILL_TOKENS * states * torch.float32.itemsize + logits,
+        workspace=filled * states * torch.float32.itemsize + logits + scores,
         available=available,
     )
 
