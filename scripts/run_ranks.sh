@@ -140,10 +140,10 @@ start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
 }
 
 supervise_ranks() { # until none is left; sets code
-  local pid deadline=''
+  local pid nothing deadline=''
+  exec {nothing}<> <(:)
   while ((${#ranks[@]})); do
-    sleep 0.5 &
-    wait $! 2>/dev/null || true # a signal ends it early; bash's own note on a killed rank comes here
+    read -r -t 0.5 -u "$nothing" || true # waits without a process, which signals to the whole step would kill
     for pid in "${!ranks[@]}"; do
       kill -0 "$pid" 2>/dev/null || note_end "$pid"
     done

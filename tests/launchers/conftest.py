@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for: {what}"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 class SlurmCluster:
@@ -219,7 +219,9 @@ def launch(repository, shared_data, tmp_path) -> Iterator[Launch]:
 
 
 @pytest.fixture
-def slurm_launch(launch, cluster) -> Launch:
+def slurm_launch(launch, cluster) -> Iterator[Launch]:
     """The same on the cluster."""
     launch.environment |= cluster.environment
-    return launch
+    yield launch
+    for job in set(cluster.ask("squeue", "-h", "-o", "%A").split()):  # after a failure
+        cluster.ask("scancel", job)

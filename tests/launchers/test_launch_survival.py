@@ -13,12 +13,26 @@ GENERATE_70B = "scripts/self_align_generate_70b_base.sh"
 GENERATE_8B = "scripts/self_align_generate_8b_base.sh"
 FINETUNE_8B = "scripts/finetune_8b_sft.sh"
 NAME_70B, NAME_8B = "llama2_70b_self_align", "llama3_8b_self_align"
-ONE_AT_A_TIME = ("--slots", 1, "--max_new_tokens", 80, "--max_own_tokens", 200, "--keep_going")
+ONE_AT_A_TIME = ("--slots", 1, "--max_new_tokens", 40, "--max_own_tokens", 120, "--keep_going")
 
 
-def drain(cluster, job):
-    """The signal that Slurm sends to the batch shell before the time limit."""
+def drain(cluster, job, process):
+    """Sends what Slurm sends to the batch shell before the time limit; `process` is of that job.
+
+    The process is stopped until the launcher has handed the signal on: it must not end before.
+    """
+    os.kill(process, signal.SIGSTOP)
     cluster.ask("scancel", "--signal=USR1", "--batch", job)
+    wait_until(lambda: is_pending(process, signal.SIGUSR1), 60, "the signal to arrive")
+    os.kill(process, signal.SIGCONT)
+    wait_until(lambda: cluster.job(job)["Restarts"] == "1", 60, "the requeue")
+
+
+def is_pending(process, number):
+    """Whether a signal waits for a stopped process."""
+    status = Path(f"/proc/{process}/status").read_text()
+    pending = re.search(r"^ShdPnd:\s*(\w+)", status, re.M)[1]
+    return bool(int(pending, 16) & 1 << number - 1)
 
 
 @pytest.mark.slow
@@ -27,21 +41,20 @@ def test_a_drained_array_task_goes_on_after_its_requeue(slurm_launch, cluster):
 
     Pins: `scontrol requeue` of that id would have requeued every task of the array.
     """
-    slurm_launch.write_prompts(40)
+    slurm_launch.write_prompts(20)
     options = ("--array", "0-1", "--nodes", 2, "--gres=gpu:32g:1")
     arguments = (GENERATE_70B, *slurm_launch.flags, *ONE_AT_A_TIME)
     job = slurm_launch.submit(*options, *arguments, GPUS_PER_NODE="1")
     shard = slurm_launch.data / f"{NAME_70B}_2shards_1.jsonl"
     wait_until(lambda: shard.exists() and shard.stat().st_size, 240, "a response of task 1")
-    drain(cluster, f"{job}_1")
-    wait_until(lambda: cluster.job(f"{job}_1")["Restarts"] == "1", 30, "the requeue")
-    assert 0 < shard.read_text().count("\n") < 20, "drained too late to tell"
+    drain(cluster, f"{job}_1", the_rank(slurm_launch, "--group_rank 1", 0))
+    assert 0 < shard.read_text().count("\n") < 10, "drained too late to tell"
     assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
-    assert slurm_launch.answered_once(NAME_70B, 40)
+    assert slurm_launch.answered_once(NAME_70B, 20)
     assert cluster.job(f"{job}_0")["Restarts"] == "0"
     log = slurm_launch.log(f"{NAME_70B}_job{job}_group1")
     assert re.findall(r"job \d+, start (\d), group 1 of 2", log) == ["1", "2"]
-    assert "drained" in log and log.count("done: 20 of 20 prompts answered") == 1
+    assert "drained" in log and log.count("done: 10 of 10 prompts answered") == 1
 
 
 @pytest.mark.slow
@@ -51,8 +64,7 @@ def test_a_drained_finetuning_goes_on_after_its_requeue(slurm_launch, cluster):
     options = ("--gres=gpu:80g:1", FINETUNE_8B, *flags, "--gradient_accumulation_steps", 1)
     job = slurm_launch.submit(*options, GPUS_PER_NODE="1")
     wait_until(lambda: "'loss'" in slurm_launch.log("dromedary_8b_*"), 240, "the first step")
-    drain(cluster, job)
-    wait_until(lambda: cluster.job(job)["Restarts"] == "1", 60, "the requeue")
+    drain(cluster, job, the_rank(slurm_launch, "finetune.py", 0))
     output = slurm_launch.data / "dromedary_8b"
     assert list(output.glob("checkpoint-*")) and not (output / "completed").exists()
     assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
@@ -114,7 +126,7 @@ def test_a_killed_process_ends_its_whole_group(slurm_launch):
     line = ("salloc", "--nodes", 2, "--gres=gpu:32g:6", "srun", "bash", GENERATE_70B)
     process = slurm_launch.start(*line, *slurm_launch.flags, *ONE_AT_A_TIME)
     wait_until(lambda: slurm_launch.rows(NAME_70B), 240, "a response")
-    os.kill(rank_3(slurm_launch), signal.SIGKILL)
+    os.kill(the_rank(slurm_launch, "--group_rank 0", 3), signal.SIGKILL)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 137, output
     message = r"error: rank 3 of 4 on node1 was killed by SIGKILL \(perhaps for want of memory\)"
@@ -123,11 +135,12 @@ def test_a_killed_process_ends_its_whole_group(slurm_launch):
     assert not slurm_launch.processes()
 
 
-def rank_3(launch):
-    for process in launch.processes("generate_self_align_response.py"):
-        if b"\0RANK=3\0" in Path(f"/proc/{process}/environ").read_bytes():
+def the_rank(launch, part, rank):
+    """The Python process of a rank, with `part` in its command line."""
+    for process in launch.processes(part):
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{process}/environ").read_bytes():
             return process
-    raise AssertionError("no rank 3")
+    raise AssertionError(f"no rank {rank} with {part}")
 
 
 @pytest.mark.slow
