@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154,SC2017 # divisions mean to round; other variables are slurm_launch.sh's
+# shellcheck shell=bash disable=SC2086,SC2154,SC2017 # DRAIN_SIGNALS are words; divisions mean to round; other variables are slurm_launch.sh's
 #
 # Sourced by slurm_launch.sh: runs this node's part of one or more groups.
 #
@@ -9,7 +9,7 @@
 run_node() { # ARGUMENT...
   local index supervisor supervisors=() worst=0
   mkdir -p "$LOG_DIR"
-  trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' USR1 USR2 TERM INT HUP
+  trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' $DRAIN_SIGNALS
   set -m # a process group for each, out of reach of signals that are meant for this shell
   for ((index = 0; index < groups_per_node; index++)); do
     run_group $index "$@" &
@@ -25,8 +25,8 @@ run_node() { # ARGUMENT...
 
 run_group() { # INDEX_ON_NODE ARGUMENT...: in a subshell, which ends with the group's exit code
   local draining='' code=0
-  local -A ranks=() # rank by process id
-  trap 'draining=1' USR1 USR2 TERM INT HUP
+  local -A ranks=() asked=() # by process id: its rank, and whether it was asked to drain
+  trap 'draining=1' $DRAIN_SIGNALS
   set -m # so that a rank's helpers can be ended with it
   describe_group "$1"
   shift
@@ -73,15 +73,16 @@ fail() { # MESSAGE
   exit 1
 }
 
-# --- log: rank 0's node writes it, and the launch's first group to the screen too; other nodes write to the screen
+# --- log: rank 0's node writes it, and the launch's first group to the screen too; other nodes write to the screen.
+# Slurm sends signals to all processes of a step; the writers must live on.
 
 open_log() {
   log_writer=''
   if ((first_rank > 0)); then
-    exec {log_output}> >(exec sed -u "s/^/[$label] /" >&2)
+    exec {log_output}> >(trap '' $DRAIN_SIGNALS && exec sed -u "s/^/[$label] /" >&2)
     log_writer=$!
   elif ((group == first_group)); then
-    exec {log_output}> >(exec tee -p -a "$log") # -p: the file goes on when the screen is gone
+    exec {log_output}> >(trap '' $DRAIN_SIGNALS && exec tee -p -a "$log") # -p: the file goes on when the screen is gone
     log_writer=$!
   else
     exec {log_output}>>"$log"
@@ -131,7 +132,7 @@ start_ranks() { # ARGUMENT...
 }
 
 start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
-  trap '' USR1 USR2 TERM INT HUP # until Python sets its handlers, a request to drain must not kill it
+  trap '' $DRAIN_SIGNALS # until Python sets its handlers, a request to drain must not kill it
   export RANK=$((first_rank + $1)) LOCAL_RANK=$1 WORLD_SIZE=$world_size LOCAL_WORLD_SIZE=$processes
   export MASTER_ADDR=$master MASTER_PORT=$port OMP_NUM_THREADS=$threads
   export TQDM_DISABLE=1 PYTHONUNBUFFERED=1 # lines instead of bars
@@ -147,11 +148,23 @@ supervise_ranks() { # until none is left; sets code
     for pid in "${!ranks[@]}"; do
       kill -0 "$pid" 2>/dev/null || note_end "$pid"
     done
-    # Again and again, because a rank that only starts doesn't listen yet.
-    [[ ! $draining ]] || ((${#ranks[@]} == 0)) || kill -USR1 "${!ranks[@]}" 2>/dev/null || true
+    [[ ! $draining ]] || drain_ranks
     note_failure_elsewhere
     ((code == 0 || code == EXIT_DRAINED)) || end_ranks
   done
+}
+
+drain_ranks() { # each once, as soon as it listens: Python no longer does while it ends
+  local pid
+  for pid in "${!ranks[@]}"; do
+    [[ ! ${asked[$pid]:-} ]] && catches_usr1 "$pid" || continue
+    kill -USR1 "$pid" 2>/dev/null && asked[$pid]=1
+  done
+}
+
+catches_usr1() { # PID
+  local mask
+  mask=$(sed -n 's/^SigCgt:\s*//p' "/proc/$1/status" 2>/dev/null) && [[ $mask ]] && ((0x$mask & 1 << 9))
 }
 
 note_end() { # PID
@@ -161,7 +174,7 @@ note_end() { # PID
   case $end in
     0) ;;
     "$EXIT_DRAINED") ((code != 0)) || code=$end ;;
-    "$KILLED_BY_USR1") # asked to drain while it was ending, when Python no longer listens
+    "$KILLED_BY_USR1") # asked to drain while it was ending
       ((code != 0)) || code=$EXIT_DRAINED ;;
     *) note_failure $end "rank $rank of $world_size on $(hostname) $(describe_end $end)" ;;
   esac

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154,SC2017 # divisions mean to round; `launcher` is the launcher's
+# shellcheck shell=bash disable=SC2086,SC2154,SC2017 # DRAIN_SIGNALS are words; divisions mean to round; `launcher` is the launcher's
 # shellcheck source-path=SCRIPTDIR
 #
 # Sourced by the launchers beside it: finds out where it runs, divides the nodes into groups, starts one process a
@@ -14,6 +14,7 @@ ROOT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # -P: the stages see th
 STEP2=$ROOT/step2_principle_driven_self_alignment
 STEP3=$ROOT/step3_principle_engraving
 EXIT_SETTINGS=2 EXIT_DRAINED=75 KILLED_BY_USR1=138
+DRAIN_SIGNALS="USR1 USR2 TERM INT HUP"
 SECONDS_TO_EXPLAIN=5 # after the first failure, for the others to print what they know
 
 # --- the two kinds of launches
@@ -200,7 +201,7 @@ run_as_step() { # ARGUMENT...
   srun --export=ALL --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 --cpu-bind=none \
     --kill-on-bad-exit=0 --wait=0 bash "$launcher" "$@" &
   step=$!
-  trap 'interrupted=1; kill -USR2 $step 2>/dev/null || true' USR1 USR2 TERM INT HUP # srun hands it on to its tasks
+  trap 'interrupted=1; kill -USR2 $step 2>/dev/null || true' $DRAIN_SIGNALS # srun hands it on to its tasks
   wait_for $step
   requeue_after "$status"
   exit "$status"

@@ -76,7 +76,7 @@ class SlurmCluster:
         wait_until(lambda: not self.states(job_id) & going_on, seconds, f"the end of job {job_id}")
         return self.states(job_id)
 
-    def restore_node(self, index: int) -> None:
+    def restore_node(self, index: str) -> None:
         """Brings back a node after a failure."""
         self.control("revive", index)
         self.ask("scontrol", "update", f"nodename=node{index}", "state=resume")

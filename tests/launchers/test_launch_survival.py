@@ -80,25 +80,24 @@ def test_a_node_failure_with_an_orphan_that_still_writes(slurm_launch, cluster):
     """
     slurm_launch.write_prompts(40)
     arguments = (GENERATE_8B, *slurm_launch.flags, *ONE_AT_A_TIME)
-    options = ("--gres=gpu:32g:1", "--exclude=node[1-7]")
-    job = slurm_launch.submit(*options, *arguments, GPUS_PER_NODE="1")
+    job = slurm_launch.submit("--gres=gpu:32g:1", *arguments, GPUS_PER_NODE="1")
     shard = slurm_launch.data / f"{NAME_8B}_1shards_0.jsonl"
     lock = shard.with_name(shard.name + ".lock")
     wait_until(lambda: shard.exists() and shard.stat().st_size, 240, "a response")
     (orphan,) = slurm_launch.processes("generate_self_align_response.py")
     stop_between_writes(orphan, lock)
+    node = cluster.job(job)["NodeList"]
     try:
-        cluster.ask("scontrol", "update", f"jobid={job}", "excnodelist=")
-        cluster.control("orphan", 0)
-        cluster.ask("scontrol", "update", "nodename=node0", "state=down", "reason=test")
+        cluster.control("orphan", node[-1])
+        cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         wait_until(lambda: '"slurm_restart_count": 1' in lock.read_text(), 60, "the second life")
         os.kill(orphan, signal.SIGCONT)
         assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
         wait_until(lambda: not slurm_launch.processes(), 60, "the orphans to end")
     finally:
-        cluster.restore_node(0)
+        cluster.restore_node(node[-1])
     assert cluster.job(job)["Restarts"] == "1"
-    assert cluster.job(job)["NodeList"] != "node0"
+    assert cluster.job(job)["NodeList"] != node
     assert slurm_launch.answered_once(NAME_8B, 40)
     assert "no longer this process's to write" in slurm_launch.log()
 
