@@ -81,6 +81,7 @@ def main() -> None:
     if args.explain is not None:
         print(explain(args.explain, run, rules))
         return
+    check_output_file(args.output_file, run, args.dummy_data_file)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
     settings = JudgingSettings(rules, args.assistant_name, args.seed)
     reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
@@ -102,6 +103,15 @@ def main() -> None:
     log_summary(report, files)
 
 
+def check_output_file(output_file: Path, run: RunShards, dummy_data_file: Path) -> None:
+    """Raises ValueError if the merge would write over what it reads."""
+    output = output_file.resolve()
+    if output in [path.resolve() for path in run.paths]:
+        raise ValueError(f"--output_file {output_file} is one of the shards; give another name")
+    if output == dummy_data_file.resolve():
+        raise ValueError(f"--output_file {output_file} is the dummy data; give another name")
+
+
 def judge_responses(
     run: RunShards, reader: ResponseReader, settings: JudgingSettings, records: ShuffledRecords
 ) -> FilterStatistics:
@@ -120,7 +130,12 @@ def judge_responses(
 
 
 def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) -> str:
-    """What the shards lack, in words; ValueError for it unless that is allowed."""
+    """What the shards lack, in words; ValueError for it unless that is allowed.
+
+    Shards without any response are never allowed.
+    """
+    if not reader.answered:
+        raise ValueError(f"the {len(run.paths)} shards of {run.name} hold no response")
     gaps = find_gaps(run, reader.answered)
     if gaps and not allow_missing:
         raise ValueError(gaps)

@@ -11,6 +11,7 @@ from typing import Any
 from assistant_name import name_assistant
 from filter_statistics import FilterStatistics, source_of
 from response_filters import FilterSettings, ResponseFilter
+from response_turns import CODENAME
 from training_file import COLUMNS, encode_record
 from verdict import Verdict
 
@@ -43,16 +44,18 @@ def judge_batch(settings: JudgingSettings, records: Iterable[dict[str, Any]]) ->
     for record in records:
         verdict = response_filter.judge(record)
         if verdict.kept:
-            verdict = replace(verdict, reply=named_reply(verdict, settings.assistant_name))
+            verdict = replace(verdict, reply=named_reply(verdict, settings))
             batch.kept.append((record["id"], encode_record(training_record(record, verdict))))
         batch.statistics.count(record, verdict, settings.seed)
     return batch
 
 
-def named_reply(verdict: Verdict, assistant_name: str) -> str:
+def named_reply(verdict: Verdict, settings: JudgingSettings) -> str:
     """The reply with the assistant's name instead of the codename."""
+    if settings.rules.published_rules:
+        return verdict.reply.replace(CODENAME, settings.assistant_name)
     prompt = f"{verdict.instruction}\n\n{verdict.input}"
-    return name_assistant(verdict.reply, prompt, assistant_name)
+    return name_assistant(verdict.reply, prompt, settings.assistant_name)
 
 
 def training_record(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:

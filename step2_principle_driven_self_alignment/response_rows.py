@@ -1,6 +1,7 @@
 """Response records, streamed from shards, checked, and each prompt's taken once."""
 
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from prompt_file import prompt_id_of
 from response_turns import response_text
 
 ALLOW = "or go on without them with --allow_missing"
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class TornLineError(ValueError):
@@ -43,6 +45,9 @@ def read_responses(
 
 def _checked(line: bytes) -> dict[str, Any]:
     record = json.loads(line)
+    if SURROGATE.search(line):  # half a pair has no UTF-8 form, and no output could be written
+        whole = json.dumps(record, ensure_ascii=False).encode(errors="replace")
+        record = json.loads(whole)
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if not isinstance(record.get("instruction"), str):
