@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 import torch
 import transformers
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPLIT = (
@@ -170,7 +170,7 @@ def write_sentencepiece(folder: Path) -> None:
 
 
 @cache
-def byte_level_tokenizer(vocab_size: int = 2300) -> str:
+def byte_level_tokenizer(vocab_size: int) -> str:
     """A byte-level BPE with Llama 3's way of splitting and its special tokens at the end."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
@@ -184,9 +184,9 @@ def byte_level_tokenizer(vocab_size: int = 2300) -> str:
     return tokenizer.to_str()
 
 
-def write_byte_level(folder: Path, begin: bool = True) -> None:
+def write_byte_level(folder: Path, begin: bool = True, vocab_size: int = 2300) -> None:
     """`tokenizer.json`, putting a BOS in front as Llama 3's does, or knowing none as Qwen's."""
-    tokenizer = tokenizers.Tokenizer.from_str(byte_level_tokenizer())
+    tokenizer = tokenizers.Tokenizer.from_str(byte_level_tokenizer(vocab_size))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
     if begin:
         bos = (BEGIN, tokenizer.token_to_id(BEGIN))
@@ -261,3 +261,58 @@ def interleave(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows in Meta's order, which rotates neighbours, from one that rotates a head's halves."""
     halves = heads.reshape(-1, 2, head_dim // 2, heads.shape[1])
     return halves.transpose(1, 2).reshape(heads.shape)
+
+
+def make_reciting_model(folder: Path, recitals: dict[str, list[str]]) -> Path:
+    """A LLaMA that recites: after the piece that is a key, the pieces of its list, one by one.
+
+    Each token decides the next (the layer adds nothing, embeddings are unit vectors, the head maps
+    each to its successor), so no piece may occur twice; `END` is the end of sequence. A last piece
+    is repeated for ever. Pieces are tokens of their own; those that aren't UTF-8 alone are given as
+    their bytes, such as "<f0>".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_byte_level(folder, begin=False, vocab_size=256)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = {p for chain in recitals.values() for p in chain if not is_byte(p)} | set(recitals)
+    tokenizer.add_tokens([AddedToken(p, normalized=False) for p in sorted(texts - {END})])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+    def token_id(piece: str) -> int:
+        character = chr_of_byte(int(piece[1:3], 16)) if is_byte(piece) else piece
+        return tokenizer.token_to_id(character)
+
+    size = tokenizer.get_vocab_size()
+    head = torch.zeros(size, size)
+    for start, chain in recitals.items():
+        ids = [token_id(piece) for piece in (start, *chain)]
+        for current, following in zip(ids, [*ids[1:], ids[-1]], strict=True):
+            head[following, current] = 1
+    config = transformers.LlamaConfig(
+        hidden_size=size,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        head_dim=8,
+        vocab_size=size,
+        eos_token_id=tokenizer.token_to_id(END),
+    )
+    model = transformers.LlamaForCausalLM(config)
+    for parameter in model.model.layers.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.model.embed_tokens.weight.data = torch.eye(size)
+    model.lm_head.weight.data = head
+    model.save_pretrained(folder)
+    return folder
+
+
+def is_byte(piece: str) -> bool:
+    """Whether a piece stands for a single byte, as in "<f0>"."""
+    return re.fullmatch("<[0-9a-f]{2}>", piece) is not None
+
+
+def chr_of_byte(byte: int) -> str:
+    """The character that byte-level tokenizers write for a byte: itself, or one from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [other for other in range(256) if other not in printable]
+    return chr(byte) if byte in printable else chr(256 + others.index(byte))
