@@ -6,6 +6,20 @@ from pathlib import Path
 from typing import Any
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+HUGGING_FACE_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
+META_FIELDS = ("dim", "n_layers", "n_heads", "norm_eps")
+ROPE_FIELDS = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
 META_FEED_FORWARD = 8 / 3  # of the model's width, before rounding; LLaMA paper, arXiv 2302.13971
 
 
@@ -43,6 +57,13 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     torch_dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if self.query_heads % self.kv_heads:
+            raise ValueError(
+                f"{self.query_heads} attention heads can't share {self.kv_heads} key/value heads "
+                "evenly; the model's config is damaged"
+            )
+
     @property
     def group_size(self) -> int:
         """Query heads that share one key/value head."""
@@ -72,6 +93,7 @@ def _from_hugging_face(folder: Path) -> ModelConfig:
             f"{folder}: model_type {family!r} is not supported; supported are "
             f"{', '.join(SUPPORTED_FAMILIES)}"
         )
+    _require(folder / "config.json", config, HUGGING_FACE_FIELDS)
     _refuse_unsupported(folder, config)
     generation = folder / "generation_config.json"
     eos = config.get("eos_token_id")
@@ -115,14 +137,11 @@ def _rope_scaling(folder: Path, scaling: dict[str, Any]) -> RopeScaling | float 
     if kind == "default":
         return None
     if kind == "linear":
+        _require(folder / "config.json", scaling, ("factor",))
         return float(scaling["factor"])
     if kind == "llama3":
-        return RopeScaling(
-            scaling["factor"],
-            scaling["low_freq_factor"],
-            scaling["high_freq_factor"],
-            scaling["original_max_position_embeddings"],
-        )
+        _require(folder / "config.json", scaling, ROPE_FIELDS)
+        return RopeScaling(*(scaling[name] for name in ROPE_FIELDS))
     raise ValueError(
         f"{folder}: rope scaling {kind!r} is not supported; supported are default, linear, llama3"
     )
@@ -130,8 +149,15 @@ def _rope_scaling(folder: Path, scaling: dict[str, Any]) -> RopeScaling | float 
 
 def _from_meta(folder: Path) -> ModelConfig:
     params = _read_json(folder / "params.json")
+    _require(folder / "params.json", params, META_FIELDS)
+    if "hidden_dim" not in params:
+        _require(folder / "params.json", params, ("multiple_of",))
     heads = params["n_heads"]
+    rope_theta = float(params.get("rope_theta", 10000.0))
     scaled = params.get("use_scaled_rope", False)
+    stretch, high = params.get("rope_scaling_factor", 8.0), params.get("high_freq_factor", 4.0)
+    # A params.json doesn't tell: Llama 3.1 and on, Llama 3, LLaMA 2.
+    max_positions = 131072 if scaled else 8192 if rope_theta > 10000 else 4096
     vocab_size = params.get("vocab_size", -1)
     return ModelConfig(
         family="llama",
@@ -143,9 +169,9 @@ def _from_meta(folder: Path) -> ModelConfig:
         feed_forward_size=params.get("hidden_dim") or _meta_feed_forward_size(params),
         vocab_size=vocab_size if vocab_size > 0 else 32000,  # LLaMA 1 and 2 leave it open
         norm_epsilon=params["norm_eps"],
-        rope_theta=float(params.get("rope_theta", 10000.0)),
-        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192) if scaled else None,
-        max_positions=params.get("max_seq_len", 131072 if scaled else 4096),
+        rope_theta=rope_theta,
+        rope_scaling=RopeScaling(stretch, 1.0, high, 8192) if scaled else None,
+        max_positions=params.get("max_seq_len", max_positions),
         eos_token_ids=(),
         torch_dtype="bfloat16",
     )
@@ -164,6 +190,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _require(path: Path, fields: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raises ValueError naming the fields that a config lacks."""
+    missing = [name for name in names if fields.get(name) is None]
+    if missing:
+        raise ValueError(f"{path} does not tell {', '.join(missing)}")
 
 
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
