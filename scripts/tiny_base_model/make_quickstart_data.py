@@ -1,8 +1,8 @@
 """Make the small sample inputs of the quickstart, in the formats of the public data sets.
 
-The prompts are synthetic; their topics and wordings were held out from the tiny base model's
-training. Among them lie rows that step 1 must leave out: repeated prompts, natural-language
-inference, prompts that are too long, page residue, messages without an answer.
+The prompts are synthetic; the tiny base model's training never used their wordings. Among them lie
+rows that step 1 must leave out: repeated prompts, natural-language inference, prompts that are too
+long, page residue, messages without an answer.
 
 Writes, in ../quickstart_data: openorca_sample.parquet, sharegpt_value.json, sharegpt_markdown.json,
 dolly_sample.jsonl, oasst_sample.jsonl.

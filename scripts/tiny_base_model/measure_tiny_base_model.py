@@ -2,7 +2,9 @@
 
 Writes held-out prompts, runs the two scripts of step 2 on them with the real principle prompt, and
 counts: continuations that the merge keeps, continuations that ended by themselves, and replies that
-name the topic of their prompt. Prints a table and writes the figures as JSON.
+name the topic of their prompt. Once for prompts in wordings that training never used, with topics
+drawn as in training (half of them have a word made up afresh); and once for prompts whose nouns
+and adjectives are new, too. Prints two tables and writes the figures as JSON.
 
     python scripts/tiny_base_model/measure_tiny_base_model.py
 """
@@ -42,7 +44,22 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     started = time.monotonic()
-    maker = ConversationMaker(args.prompt_seed, OPENING, held_out=True)
+    counts = {}
+    for title, held_out_words in (("new wordings", False), ("new wordings and words", True)):
+        counts[title] = measure(args, held_out_words)
+    for title, table in counts.items():
+        print(f"\n{title}")
+        print_table(table)
+    seconds = round(time.monotonic() - started)
+    settings = {"prompt_seed": args.prompt_seed, "sampling_seed": args.sampling_seed}
+    result = {"settings": settings, "seconds": seconds, "counts": counts}
+    args.output_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{seconds} s; the figures are in {args.output_file}")
+
+
+def measure(args: argparse.Namespace, held_out_words: bool) -> dict[str, Counter]:
+    """What step 2 makes of held-out prompts: counts for all of them, and for each kind."""
+    maker = ConversationMaker(args.prompt_seed, OPENING, True, held_out_words)
     prompts = {}
     while len(prompts) < args.prompts:
         exchange = maker.conversation()
@@ -55,12 +72,7 @@ def main() -> None:
         judged = judge(responses[prompt], kept.get(prompt), exchange.topics)
         for group in ("all", exchange.kind):
             counts.setdefault(group, Counter()).update(judged)
-    print_table(counts)
-    seconds = round(time.monotonic() - started)
-    settings = {"prompt_seed": args.prompt_seed, "sampling_seed": args.sampling_seed}
-    result = {"settings": settings, "seconds": seconds, "counts": counts}
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{seconds} s; the figures are in {args.output_file}")
+    return counts
 
 
 def generate(prompts: list[str], args: argparse.Namespace, folder: Path) -> dict[str, dict]:

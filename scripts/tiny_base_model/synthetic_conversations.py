@@ -2,8 +2,8 @@
 
 `conversation_texts.json` holds small grammars: `[a|b]` is a choice, `{t}` the topic. The topics are
 real nouns, pairs of words, blends of two nouns and invented words, so that a model can name them
-only by copying from the prompt. Held-out conversations use nouns, adjectives and wordings of
-prompts that training conversations never use.
+only by copying from the prompt. Held-out conversations use wordings of prompts that training
+conversations never use, and on request also nouns and adjectives that these never use.
 """
 
 import json
@@ -86,12 +86,15 @@ class TopicWords:
 class ConversationMaker:
     """Makes conversations from a seed; the same seed gives the same conversations."""
 
-    def __init__(self, seed: int, opening: str, held_out: bool = False) -> None:
+    def __init__(
+        self, seed: int, opening: str, held_out: bool = False, held_out_words: bool = False
+    ) -> None:
+        """`held_out` and `held_out_words` choose wordings and words that training never sees."""
         texts = json.loads((FOLDER / "conversation_texts.json").read_text(encoding="utf-8"))
         words = json.loads((FOLDER / "topic_words.json").read_text(encoding="utf-8"))
         self.rng = random.Random(f"{seed} {held_out}")
         self.opening = opening
-        self.words = TopicWords(words, held_out)
+        self.words = TopicWords(words, held_out_words)
         self.wrappers = texts["wrappers"]
         self.kinds = texts["kinds"]
         self.prompts_key = "held_out_prompts" if held_out else "prompts"

@@ -82,7 +82,7 @@ def test_held_out_words_and_wordings_never_occur_in_training(conversations, repo
     """Otherwise naming a topic would show memory, not copying."""
     training = conversations.ConversationMaker(42, "")
     seen = [training.conversation() for _ in range(4000)]
-    held_out = conversations.ConversationMaker(42, "", held_out=True)
+    held_out = conversations.ConversationMaker(42, "", held_out=True, held_out_words=True)
     words = set(held_out.words.nouns + held_out.words.adjectives)
     assert not words & {word for each in seen for word in re.findall(r"[\w-]+", each.prompt)}
     for kind in held_out.kinds.values():
