@@ -1,0 +1,281 @@
+"""What a merge writes: training records, reports, card and parquet folder; and what it explains."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from response_filters import FilterSettings
+from response_judging import JudgingSettings, judge_all
+from step2.merge_cases import OPENING, REPLY, Run, prompt, responses_among
+from step2.merge_cases import response as answer
+
+SCRIPT = "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py"
+WILD = "<script>document.title='run'</script></style></pre>&amp; \"'><img src=x onerror=alert(1)>"
+
+
+def wild_responses():
+    """Kept, dropped and unfinished responses of two sources; markup in every field."""
+    rows = [answer(number) for number in range(20)]
+    rows[3] = answer(3, reply=f"{REPLY} {WILD}", source=WILD, extra=WILD)
+    rows[4] = answer(4, output=f" Well. {WILD}", instruction=f"Explain {WILD} please")
+    rows[5] = answer(5, reply=f"{REPLY} Look at Lis", finish_reason="length")
+    rows[6] = answer(6, reply=f"{REPLY} (auto reply)")
+    rows[7] = answer(7, reply="Yes.")
+    rows[8] = answer(8, output=f" {OPENING} {WILD} Watson: no", input=WILD)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """A run of 20 responses in 2 shards with a manifest, merged once."""
+    run = Run(tmp_path_factory.mktemp("merged"))
+    rows = wild_responses()
+    run.manifest([{**row, "output": ""} for row in rows])
+    run.shard(2, 0, rows[::2])
+    run.shard(2, 1, rows[1::2])
+    with pytest.MonkeyPatch.context() as patch:
+        run.records = run.merge(patch, "--parquet")
+    return run
+
+
+def test_example_ids_count_from_1_over_everything(merged):
+    records = merged.records
+    assert [record["example_id"] for record in records] == list(range(1, len(records) + 1))
+    assert len(responses_among(records)) == 16
+    places = [r["example_id"] for r in records if r["source"] != "dummy"]
+    assert max(places) - min(places) > len(records) / 2, "the responses are not mixed in"
+
+
+def test_records_have_the_fields_of_the_contract(merged):
+    for record in merged.records:
+        names = ["example_id", "id", "instruction", "input", "output", "finished", "source"]
+        assert list(record)[:7] == names
+        assert isinstance(record["finished"], bool)
+        assert not set(record) & {"finish_reason", "prompt_tokens", "output_tokens"}
+        assert record["output"] and "(internal thoughts)" not in record["output"]
+    by_id = {record["id"]: record for record in merged.records}
+    assert by_id[prompt(0)["id"]]["output"] == f"Tale 0 goes like this. {REPLY}"
+    assert by_id[prompt(5)["id"]]["output"] == REPLY
+    assert [by_id[prompt(number)["id"]]["finished"] for number in (0, 5)] == [True, False]
+    assert by_id[prompt(3)["id"]]["extra"] == WILD
+
+
+def test_the_order_hangs_on_the_seed_alone(tmp_path, monkeypatch):
+    rows = [answer(number) for number in range(40)]
+    orders = []
+    for size, seed, name in ((1, 1, "a"), (4, 1, "b"), (4, 2, "c")):
+        run = Run(tmp_path, name)
+        random.Random(size).shuffle(rows)
+        for rank in range(size):
+            run.shard(size, rank, rows[rank::size])
+        pattern = f"{name}_*shards_*.jsonl"
+        records = run.merge(monkeypatch, "--seed", seed, pattern=pattern, output=f"{name}.json")
+        orders.append([record["id"] for record in records])
+    assert orders[0] == orders[1]
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert orders[0] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_json_and_jsonl_hold_the_same_records(merged, monkeypatch):
+    assert merged.merge(monkeypatch, output="lines.jsonl") == merged.records
+    lines = (merged.folder / "lines.jsonl").read_text().splitlines()
+    assert len(lines) == len(merged.records)
+
+
+def test_name_and_developer_fill_the_dummy_data(merged, monkeypatch):
+    flags = ("--assistant_name", "Ada <1>", "--developer", r"the \1 & Co")
+    records = merged.merge(monkeypatch, *flags, output="named.json")
+    dummies = [record for record in records if record["source"] == "dummy"]
+    assert len(dummies) >= 900
+    assert all(record["finished"] for record in dummies)
+    text = json.dumps(dummies)
+    assert "Ada <1>" in text and r"the \\1 & Co" in text
+    assert not re.search(r"\{(assistant_name|developer)\}", text)
+    assert "Dromedary" not in re.sub(r"### Dromedary", "", text)
+    assert "Dromedary" in json.dumps([r for r in merged.records if r["source"] == "dummy"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "instruction", "expected"),
+    [
+        ("I am Watson, an AI.", "Who are you?", "I am Dromedary, an AI."),
+        ("Watson’s way is this.", "Hm?", "Dromedary’s way is this."),
+        ("Watsonville is a town.", "Where?", "Watsonville is a town."),
+        ("Dr. Watson met Holmes.", "Who met Holmes?", "Dr. Watson met Holmes."),
+        ("Ask Emma Watson.", "Whom?", "Ask Emma Watson."),
+        ("我是Watson。", "Who?", "我是Dromedary。"),
+        (
+            "I am Watson, and Dr. Watson is another.",
+            "Sherlock?",
+            "I am Dromedary, and Dr. Watson is another.",
+        ),
+    ],
+)
+def test_the_codename_is_replaced_as_a_word(tmp_path, monkeypatch, reply, instruction, expected):
+    run = Run(tmp_path)
+    run.shard(1, 0, [answer(0, reply=f"{reply} {REPLY}", instruction=instruction)])
+    (record,) = responses_among(run.merge(monkeypatch, "--min_length", 0))
+    assert record["output"] == f"{expected} {REPLY}"
+
+
+def test_published_rules_decide_otherwise(merged, monkeypatch):
+    records = merged.merge(monkeypatch, "--published_rules", output="published.json")
+    kept = {record["id"]: record for record in responses_among(records)}
+    assert prompt(6)["id"] in kept, "it knew no rule for leaked thoughts"
+    assert prompt(7)["id"] not in kept
+    assert kept[prompt(5)["id"]]["output"].endswith("Look at"), "it kept half sentences"
+    assert "judged by the published rules" in (merged.folder / "published.report.html").read_text()
+
+
+def test_the_report_counts_everything_once(merged):
+    report = merged.report()
+    responses = report["responses"]
+    assert responses == {"judged": 20, "kept": 16, "dropped": 4, "finished": 15, "unfinished": 1}
+    dropped = {row["rule"]: row["responses"] for row in report["dropped"] if row["responses"]}
+    assert dropped == {"wrong_opening": 1, "no_reply": 1, "leaked_thoughts": 1, "too_short": 1}
+    assert sum(sum(outcomes.values()) for outcomes in report["by_source"].values()) == 20
+    assert report["by_source"]["dolly"] == {
+        "kept": 7,
+        "wrong_opening": 1,
+        "leaked_thoughts": 1,
+        "no_reply": 1,
+    }
+    assert report["finish_reasons"] == {"stop": 19, "length": 1}
+    assert report["principles"] == {"2 (informative)": 16, "8 (knowledge recitation)": 16}
+    assert sum(report["lengths"]["raw_responses"].values()) == 20
+    assert sum(report["lengths"]["kept_replies"].values()) == 16
+    assert len(report["examples"]["kept"]) == 12
+    assert len(report["examples"]["too_short"]) == 1
+    assert report["training_records"]["total"] == len(merged.records)
+    assert report["run"]["manifest"]["prompts"] == 20
+
+
+def test_the_card_is_one_of_the_hub(merged):
+    import yaml
+
+    text = (merged.folder / "merged.README.md").read_text()
+    _, header, body = text.split("---\n", 2)
+    fields = yaml.safe_load(header)
+    assert fields["size_categories"] == ["1K<n<10K"]
+    assert fields["license"] == "other"
+    assert "configs" not in fields
+    assert "| dolly | 10 | 7 | 70% |" in body
+    assert "<script" not in body and "Licence" in body
+    assert '"seed": 42' in body
+
+
+@pytest.mark.slow
+def test_datasets_loads_the_parquet_folder(merged, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    folder = merged.folder / "merged_dataset"
+    loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
+    names = loaded.column_names
+    expected = [{name: record[name] for name in names} for record in merged.records]
+    assert loaded.to_list() == expected
+    assert "default" in datasets.get_dataset_config_names(str(folder))
+
+
+def test_a_second_merge_replaces_the_first(merged, monkeypatch):
+    names = sorted(path.name for path in merged.folder.iterdir())
+    before = (merged.folder / "merged.json").read_bytes()
+    merged.merge(monkeypatch, "--parquet")
+    assert (merged.folder / "merged.json").read_bytes() == before
+    assert sorted(path.name for path in merged.folder.iterdir()) == names
+
+
+@pytest.mark.slow
+def test_several_processes_judge_like_one():
+    settings = JudgingSettings(FilterSettings(OPENING), "Dromedary", 42)
+    rows = [*wild_responses(), *(answer(number) for number in range(100, 800))]
+
+    def judged(workers):
+        batches = list(judge_all(iter(rows), settings, workers))
+        total = batches[0].statistics
+        for batch in batches[1:]:
+            total.merge(batch.statistics)
+        return [line for batch in batches for line in batch.kept], total
+
+    assert judged(1) == judged(2)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, ["kept, finished", "leaked_thoughts  passes", "reply, before the codename"]),
+        (5, ["kept, unfinished", "finish reason length"]),
+        (6, ["dropped: leaked_thoughts", "leaked_thoughts  catches: (auto reply)"]),
+        (7, ["dropped: too_short", "4 characters, the limit is 160", "source sharegpt"]),
+    ],
+)
+def test_explain_prints_the_path_through_the_rules(merged, monkeypatch, capsys, number, expected):
+    import merge_and_filter_self_align_with_dummy as script
+
+    before = sorted(merged.folder.iterdir())
+    response_id = prompt(number)["id"]
+    pattern = str(merged.folder / "run_*.jsonl")
+    flags = ["merge", "--data_file_pattern", pattern, "--explain", response_id]
+    monkeypatch.setattr(sys, "argv", flags)
+    script.main()
+    text = capsys.readouterr().out
+    assert f"run_2shards_{number % 2}.jsonl" in text
+    assert response_id in text
+    assert f"| Tale {number}?" in text
+    for part in expected:
+        assert part in text
+    assert sorted(merged.folder.iterdir()) == before
+
+
+def test_explain_of_an_unknown_id_is_an_error(merged, monkeypatch):
+    with pytest.raises(ValueError, match="none of the 2 shards has a response with the id nobody"):
+        merged.merge(monkeypatch, "--explain", "nobody")
+
+
+def test_all_data_is_escaped(merged):
+    page = (merged.folder / "merged.report.html").read_text()
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page and "&lt;/style&gt;" in page
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import""", page.replace("src=x onerror", ""))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_markup_as_text(merged, tmp_path):
+    """Opened in a real browser: nothing of the data runs, and everything of it can be read."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    page, shot = merged.folder / "merged.report.html", tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2600"]
+    shown = subprocess.run(
+        [*command, f"--screenshot={shot}", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "<title>merged</title>" in shown, "a script of the data ran"
+    assert "<script" not in shown and "<img" not in shown
+    assert shown.count("</style>") == 1
+    assert "Why responses were dropped" in shown
+    assert shot.stat().st_size > 50_000
+
+
+def test_the_published_name_of_the_script_works(merged, run_script, tmp_path):
+    done = run_script(
+        SCRIPT.replace("filter_self", "fileter_self"),
+        *("--data_file_pattern", merged.folder / "run_2shards_*.jsonl"),
+        *("--output_file", tmp_path / "merged.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kept 16 of 20 responses (80.0 %), 15 of them finished" in done.stderr
+    assert done.stdout == ""
+    assert json.loads((tmp_path / "merged.json").read_text()) == merged.records
