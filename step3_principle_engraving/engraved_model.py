@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from transformers import (  # noqa: E402
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 ADAPTER_CONFIG = "adapter_config.json"
 _DIGEST_BYTES = 1 << 20
@@ -59,6 +61,8 @@ def load_base_model(
     `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
     own.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
         dtype = dtype or config.dtype or torch.float32

@@ -72,7 +72,8 @@ class DialogueTokenizer:
 
     def encode_start(self, text: str) -> list[int]:
         """Ids of a text that opens a sequence, BOS in front."""
-        return self.bos + self._encode(text)
+        # As one text, as a chat template renders it: SentencePiece might put a space in between.
+        return self._encode((self.tokenizer.bos_token or "") + text)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Ids of a text that follows a line break, without the space that SentencePiece puts in

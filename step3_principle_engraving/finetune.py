@@ -20,7 +20,6 @@ from pathlib import Path
 
 import exact_checkpoints
 import torch
-import transformers
 from accelerate.utils import broadcast_object_list
 from dialogue_format import load_meta_prompts
 from engraved_model import (
@@ -86,8 +85,6 @@ def start_logging(recipe: RecipeArguments) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
     # PEFT asks for an attribute under its older name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     for name in ("finetune", "exact_checkpoints", "exact_trainer", "training_records"):

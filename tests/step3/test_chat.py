@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -24,7 +25,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
             env={**os.environ, "TERM": "dumb"},
         )
         os.close(slave)
@@ -42,6 +43,12 @@ class Terminal:
 
     def type(self, text):
         os.write(self.descriptor, text.encode())
+
+
+def take_terminal():
+    """In the child: its terminal's Ctrl-C reaches it, even where the tests run in background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

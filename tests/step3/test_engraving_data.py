@@ -35,7 +35,7 @@ def test_table_of_tokens_sentencepiece(sentencepiece_tokenizer):
     record = TrainingRecord(1, "Hi", "", "I am.\n\n### User\nOh\n\n### Dromedary\nNo.", True)
     example = data_of(sentencepiece_tokenizer, record)[0]
     rows = table(sentencepiece_tokenizer, example)
-    assert rows[0] == ("<s> Be brief.\n\n### User\nHi\n\n### Dromedary\n", False)
+    assert rows[0] == ("<s>Be brief.\n\n### User\nHi\n\n### Dromedary\n", False)
     line_break = ("<0x0A>", True)
     end = [line_break, line_break, ("###", True), ("▁Us", True), ("er", True), line_break]
     asked = [("<0x4F>", False), ("h", False), ("<0x0A>", False), ("<0x0A>", False), ("###", False)]
@@ -67,7 +67,7 @@ def test_pieces_join_as_if_tokenised_at_once(kind, output, request):
         f"Be brief.\n\n### User\nHi\n\n### Dromedary\n{output.strip()}"
         "\n\n### User\nOh\n\n### Dromedary\nNo.\n\n### User\n"
     )
-    whole = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+    whole = tokenizer.encode(tokenizer.bos_token + text, add_special_tokens=False)
     assert example.input_ids == whole
 
 
