@@ -87,7 +87,9 @@ def main() -> int:
     start_logging(args)
     try:
         work = args.ranks.decide(lambda: look_up_work(args))
-        return show_plan(args, work) if args.dry_run else answer_rest(args, work, drain)
+        code = show_plan(args, work) if args.dry_run else answer_rest(args, work, drain)
+        args.ranks.leave()
+        return code
     except OtherRankError:
         return EXIT_ERROR
     except (ValueError, OSError, ShardOwnedError, ShardTakenOverError) as error:

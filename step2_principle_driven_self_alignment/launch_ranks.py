@@ -68,6 +68,14 @@ class LaunchRanks:
         """The leader of each group calls `look` and every rank returns all their answers."""
         return self._share(look, list(range(0, self.world_size, self.tensor_parallel)))
 
+    def leave(self) -> None:
+        """Ends the process groups: gloo's threads may abort a process that exits with them."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
     def _share(self, look: Callable[[], Any], askers: list[int]) -> list[Any]:
         """Runs `look` on the ranks `askers`; the list of their answers, on every rank."""
         if self.world_size == 1:

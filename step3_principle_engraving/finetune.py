@@ -295,6 +295,10 @@ def finish(output_dir: Path, trainer: ExactTrainer, summary: dict) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    # gloo's threads may abort a process that exits with them.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.exit(code)

@@ -203,10 +203,10 @@ class Launch:
 
 
 @pytest.fixture
-def launch(repository, shared_data, tmp_path) -> Iterator[Launch]:
+def launch(repository, tiny_base_model, tmp_path) -> Iterator[Launch]:
     """Settings for the tiny model on CPU; nothing may run any more after the test."""
     settings = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
-    settings |= {"MODEL_DIR": str(shared_data / "stories260K" / "hf"), "PYTHON": sys.executable}
+    settings |= {"MODEL_DIR": str(tiny_base_model), "PYTHON": sys.executable}
     settings |= {"GPUS_PER_NODE": "2", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = Launch(repository, tmp_path, {**settings, "HF_HUB_OFFLINE": "1"})
     yield launch

@@ -41,26 +41,26 @@ def test_a_drained_array_task_goes_on_after_its_requeue(slurm_launch, cluster):
 
     Pins: `scontrol requeue` of that id would have requeued every task of the array.
     """
-    slurm_launch.write_prompts(20)
+    slurm_launch.write_prompts(16)
     options = ("--array", "0-1", "--nodes", 2, "--gres=gpu:32g:1")
     arguments = (GENERATE_70B, *slurm_launch.flags, *ONE_AT_A_TIME)
     job = slurm_launch.submit(*options, *arguments, GPUS_PER_NODE="1")
     shard = slurm_launch.data / f"{NAME_70B}_2shards_1.jsonl"
     wait_until(lambda: shard.exists() and shard.stat().st_size, 240, "a response of task 1")
     drain(cluster, f"{job}_1", the_rank(slurm_launch, "--group_rank 1", 0))
-    assert 0 < shard.read_text().count("\n") < 10, "drained too late to tell"
+    assert 0 < shard.read_text().count("\n") < 8, "drained too late to tell"
     assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
-    assert slurm_launch.answered_once(NAME_70B, 20)
+    assert slurm_launch.answered_once(NAME_70B, 16)
     assert cluster.job(f"{job}_0")["Restarts"] == "0"
     log = slurm_launch.log(f"{NAME_70B}_job{job}_group1")
     assert re.findall(r"job \d+, start (\d), group 1 of 2", log) == ["1", "2"]
-    assert "drained" in log and log.count("done: 10 of 10 prompts answered") == 1
+    assert "drained" in log and log.count("done: 8 of 8 prompts answered") == 1
 
 
 @pytest.mark.slow
 def test_a_drained_finetuning_goes_on_after_its_requeue(slurm_launch, cluster):
     slurm_launch.write_examples(f"{NAME_8B}_merged.json", 16)
-    flags = ("--lora_r", 4, "--max_steps", 30, "--per_device_train_batch_size", 2)
+    flags = ("--lora_r", 4, "--max_steps", 8, "--per_device_train_batch_size", 2)
     options = ("--gres=gpu:80g:1", FINETUNE_8B, *flags, "--gradient_accumulation_steps", 1)
     job = slurm_launch.submit(*options, GPUS_PER_NODE="1")
     wait_until(lambda: "'loss'" in slurm_launch.log("dromedary_8b_*"), 240, "the first step")
