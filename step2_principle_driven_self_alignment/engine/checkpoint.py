@@ -5,12 +5,14 @@ safetensors files hold plain tensors, and Meta's files are opened with `weights_
 """
 
 import json
+import pickle
 import re
+import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 META_NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -92,7 +94,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._files = {file: safe_open(file, framework="pt") for file in self._find_files()}
+        self._files = {file: _open_safetensors(file) for file in self._find_files()}
         self._file_of = {
             name: f for f, opened in self._files.items() for name in set(opened.keys())
         }
@@ -136,7 +138,7 @@ class MetaCheckpoint(Checkpoint):
         self._params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
         self._parts: dict[str, list[torch.Tensor]] = {}
         for file in files:
-            for name, part in torch.load(file, mmap=True, weights_only=True).items():
+            for name, part in _load_pickled(file).items():
                 self._parts.setdefault(_hugging_face_name(name), []).append(part)
 
     def names(self) -> set[str]:
@@ -172,6 +174,21 @@ class MetaCheckpoint(Checkpoint):
         head_dim = self._params["dim"] // self._params["n_heads"]
         pairs = heads.reshape(-1, head_dim // 2, 2, heads.shape[1])  # [heads, pair, even/odd, in]
         return pairs.transpose(1, 2).reshape(heads.shape)
+
+
+def _open_safetensors(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged and can't be read: {error}") from error
+
+
+def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name; those of a zip archive, as torch writes since 1.6, are read when used."""
+    try:
+        return torch.load(file, mmap=zipfile.is_zipfile(file), weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged and can't be read: {error}") from error
 
 
 def _read_across(parts: list[torch.Tensor], rows: slice) -> torch.Tensor:

@@ -1,0 +1,162 @@
+"""Attention split into prefix and own part against dense attention in float64."""
+
+import random
+
+import pytest
+import torch
+from engine.decoder import cover
+from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, Piece, PrefixFill, PromptFill
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 3e-2}
+KV_HEADS, HEAD_DIM, SLOTS, OWN_TOKENS, SEGMENT_TOKENS = 2, 24, 20, 40, 16
+LAYER = 1
+
+
+class Texts:
+    """Queries, keys and values of a prefix and of sequences behind it, and a cache for them."""
+
+    def __init__(self, prefix_tokens, group, dtype, device, scale=1.0):
+        torch.manual_seed(prefix_tokens + group)
+        self.prefix_tokens, self.group, self.dtype, self.device = (
+            prefix_tokens,
+            group,
+            dtype,
+            device,
+        )
+        self.scale, self.tolerance = scale, TOLERANCE[dtype] * scale  # rounded scores weigh more
+        segment = OWN_TOKENS if device == "cuda" else SEGMENT_TOKENS
+        sizes = (2, KV_HEADS, group, HEAD_DIM, prefix_tokens, SLOTS, OWN_TOKENS, segment)
+        self.cache = KeyValueCache(CacheShape(*sizes), dtype, torch.device(device))
+        self.prefix = self.draw(prefix_tokens)
+
+    def draw(self, tokens):
+        """Random queries [tokens, heads, D], keys and values [tokens, kv_heads, D]."""
+        heads = (KV_HEADS * self.group, KV_HEADS, KV_HEADS)
+        drawn = (torch.randn(tokens, n, HEAD_DIM) for n in heads)
+        queries, keys, values = (x.to(self.device, self.dtype) for x in drawn)
+        return queries * self.scale, keys, values
+
+    def dense(self, sequence):
+        """Causal attention over the prefix and a sequence, for the sequence's queries alone."""
+        queries, keys, values = (
+            torch.cat(pair).double().cpu() for pair in zip(self.prefix, sequence, strict=True)
+        )
+        keys, values = (x.repeat_interleave(self.group, dim=1) for x in (keys, values))
+        scores = torch.einsum("qhd,khd->hqk", queries, keys) * HEAD_DIM**-0.5
+        scores += torch.full(scores.shape[1:], float("-inf")).triu(1)
+        attended = torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), values)
+        return attended[self.prefix_tokens :]
+
+    def fill_prefix(self, pieces):
+        """Attends the prefix to itself, piece by piece: [prefix tokens, heads, D]."""
+        outputs, start = [], 0
+        for tokens in pieces:
+            piece = slice(start, start + tokens)
+            start += tokens
+            outputs.append(PrefixFill(self.cache, piece)(LAYER, *(x[piece] for x in self.prefix)))
+        return torch.cat(outputs)
+
+    def assert_equal(self, outputs, expected):
+        assert outputs.dtype == self.dtype
+        error = (outputs.double().cpu() - expected).abs().max().item()
+        assert error < self.tolerance, error  # also false where it isn't finite
+
+
+@pytest.fixture(params=TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request):
+    return request.param
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("prefix", [[], [1], [31], [20, 30], [7, 25, 1]])
+def test_prefix_prompts_and_steps_attend_as_dense_attention(prefix, group, dtype, device):
+    """Prompts of several lengths, one in a step of its own, then tokens one by one."""
+    texts = Texts(sum(prefix), group, dtype, device)
+    if prefix:
+        outputs = texts.fill_prefix(prefix)
+        nothing = tuple(x[:0] for x in texts.prefix)
+        alone = Texts(0, group, dtype, device)
+        alone.prefix = nothing
+        texts.assert_equal(outputs, alone.dense(texts.prefix))
+    lengths = [5, 1, 16, 30, 17, *[3] * 12, 29]
+    sequences = [texts.draw(length + 8) for length in lengths]
+    fill(texts, sequences, lengths)
+    for step in range(8):
+        now = [length + step for length in lengths]
+        rows = [
+            torch.stack([part[position] for part, position in zip(column, now, strict=True)])
+            for column in zip(*sequences, strict=True)
+        ]
+        outputs = decode(texts, now)(LAYER, *rows)
+        expected = [
+            texts.dense([x[: position + 1] for x in sequence])[-1]
+            for sequence, position in zip(sequences, now, strict=True)
+        ]
+        texts.assert_equal(outputs, torch.stack(expected))
+
+
+def fill(texts, sequences, lengths):
+    """Fills the prompts in two admissions and holds both against dense attention."""
+    for first, stop in ((0, 2), (2, len(lengths))):
+        prompts = [
+            tuple(x[:length] for x in sequence)
+            for sequence, length in zip(sequences[first:stop], lengths[first:stop], strict=True)
+        ]
+        flat = [torch.cat(parts) for parts in zip(*prompts, strict=True)]
+        outputs = PromptFill(texts.cache, first, lengths[first:stop])(LAYER, *flat)
+        texts.assert_equal(outputs, torch.cat([texts.dense(prompt) for prompt in prompts]))
+
+
+def decode(texts, positions):
+    """A step at these positions, as the decoder covers them on this device."""
+    lengths = [position + 1 for position in positions]
+    pieces = (
+        [Piece(0, slice(0, len(lengths)), OWN_TOKENS)]
+        if texts.device == "cuda"
+        else cover(lengths, SEGMENT_TOKENS)
+    )
+    return DecodeStep(texts.cache, torch.tensor(positions, device=texts.device), pieces)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_moved_slot_attends_as_before_and_what_lay_there_is_forgotten(device):
+    texts = Texts(31, 3, torch.float32, device)
+    texts.fill_prefix([31])
+    long, short = texts.draw(36), texts.draw(21)
+    fill(texts, [long, texts.draw(9), short], [35, 9, 20])
+    texts.cache.move(2, 0, 20)
+    rows = [torch.stack([x[20], x[20]]) for x in short]
+    outputs = decode(texts, [20, 9])(LAYER, *rows)
+    texts.assert_equal(outputs[:1], texts.dense(short)[-1:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_far_apart_neither_overflow_nor_vanish(device, dtype):
+    """Where one part outweighs the other wholly, the result is that part's."""
+    texts = Texts(40, 2, dtype, device, scale=40.0)
+    texts.fill_prefix([40])
+    sequences = [texts.draw(9), texts.draw(3)]
+    fill(texts, [*sequences, texts.draw(4)], [8, 2, 4])
+    rows = [torch.stack([a[8], b[2]]) for a, b in zip(*sequences, strict=True)]
+    outputs = decode(texts, [8, 2])(LAYER, *rows)
+    expected = [texts.dense(sequence)[-1] for sequence in sequences]
+    texts.assert_equal(outputs[:2], torch.stack(expected))
+
+
+def test_pieces_cover_every_token_once_and_no_free_slot():
+    random.seed(0)
+    for _ in range(200):
+        lengths = [random.randint(1, 100) for _ in range(random.randint(1, 40))]
+        covered = {}
+        for piece in cover(lengths, SEGMENT_TOKENS):
+            assert 0 < piece.tokens <= SEGMENT_TOKENS
+            assert 0 <= piece.slots.start < piece.slots.stop <= len(lengths)
+            for slot in range(piece.slots.start, piece.slots.stop):
+                assert (slot, piece.segment) not in covered
+                covered[slot, piece.segment] = piece.tokens
+        for slot, length in enumerate(lengths):
+            for segment in range(-(-length // SEGMENT_TOKENS)):
+                wanted = min(length - segment * SEGMENT_TOKENS, SEGMENT_TOKENS)
+                assert covered[slot, segment] >= wanted
