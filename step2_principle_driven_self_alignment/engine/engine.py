@@ -82,7 +82,7 @@ def _plan(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> 
         prefix_tokens=prefix_tokens,
         slots=settings.slots,
         own_tokens=settings.max_own_tokens,
-        available=available_memory(device, ranks),
+        available=available_memory(device),
     )
 
 

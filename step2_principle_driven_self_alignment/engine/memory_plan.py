@@ -1,5 +1,6 @@
 """How much memory a run needs, from the model's config alone, before any weight is read."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on one rank."""
+    """Bytes on one rank; `largest_slots`: the most slots that fit, 0 or less if none does."""
 
     weights: int
     prefix: int
@@ -26,16 +27,12 @@ class MemoryPlan:
     slots: int
     workspace: int
     available: int
+    largest_slots: int
 
     @property
     def total(self) -> int:
         """All that the plan asks for."""
         return self.weights + self.prefix + self.slots * self.slot + self.workspace
-
-    @property
-    def largest_slots(self) -> int:
-        """The most slots that fit; 0 or less if not even one does."""
-        return (self.available - (self.total - self.slots * self.slot)) // self.slot
 
     def check(self) -> None:
         """Raises ValueError, with the largest number of slots that fits, if this doesn't."""
@@ -71,38 +68,58 @@ def plan(
     available: int,
 ) -> MemoryPlan:
     """Sizes in bytes from shapes; `own_tokens` are those of one slot."""
-    token = 2 * config.layers * layout.kv_heads_per_rank * config.head_dim * dtype.itemsize
-    vocab = padded_share(config.vocab_size, layout.ranks)
-    feed_forward = padded_share(config.feed_forward_size, layout.ranks)
-    heads = layout.query_heads_per_rank + 2 * layout.kv_heads_per_rank
-    attention = (heads + layout.query_heads_per_rank) * config.head_dim
-    per_layer = config.hidden_size * (attention + 3 * feed_forward + 2)
-    weights = config.layers * per_layer + 2 * vocab * config.hidden_size
-    states = 6 * config.hidden_size + 3 * feed_forward + 4 * attention
-    logits = slots * config.vocab_size * LOGITS_COPIES * torch.float32.itemsize
+    size = dtype.itemsize
+    heads = layout.query_heads_per_rank
+    token = 2 * config.layers * layout.kv_heads_per_rank * config.head_dim * size
+    weights = _count_weights(config, layout) * size
+    prefix = padded_prefix(prefix_tokens) * token
+    slot = -(-own_tokens // SEGMENT_TOKENS) * SEGMENT_TOKENS * token
+    logits = config.vocab_size * LOGITS_COPIES * torch.float32.itemsize  # of one slot
     filled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
+    states = filled * _count_states(config, layout) * torch.float32.itemsize
     columns = padded_prefix(prefix_tokens)
-    fill_scores = filled * (columns * dtype.itemsize + filled * (dtype.itemsize + 8))
-    step_scores = slots * (columns * dtype.itemsize + own_tokens * (dtype.itemsize + 8))
-    scores = layout.query_heads_per_rank * max(fill_scores, step_scores)
+    fill_scores = heads * filled * (columns * size + filled * (size + 8))
+    step_scores = heads * (columns * size + own_tokens * (size + 8))  # of one slot
+    free = available - weights - prefix - states
     return MemoryPlan(
-        weights=weights * dtype.itemsize,
-        prefix=padded_prefix(prefix_tokens) * token,
-        slot=-(-own_tokens // SEGMENT_TOKENS) * SEGMENT_TOKENS * token,
+        weights=weights,
+        prefix=prefix,
+        slot=slot,
         slots=slots,
-        workspace=filled * states * torch.float32.itemsize + logits + scores,
+        # Prompts are filled and tokens decoded in turn.
+        workspace=states + slots * logits + max(fill_scores, slots * step_scores),
         available=available,
+        largest_slots=min(
+            (free - fill_scores) // (slot + logits), free // (slot + logits + step_scores)
+        ),
     )
 
 
-def available_memory(device: torch.device, processes: int) -> int:
-    """Bytes that one of `processes` processes on this machine may use."""
+def _count_weights(config: ModelConfig, layout: HeadLayout) -> int:
+    """Numbers in one rank's share of the weights."""
+    vocab = padded_share(config.vocab_size, layout.ranks)
+    feed_forward = padded_share(config.feed_forward_size, layout.ranks)
+    heads = 2 * layout.query_heads_per_rank + 2 * layout.kv_heads_per_rank
+    per_layer = config.hidden_size * (heads * config.head_dim + 3 * feed_forward + 2)
+    return config.layers * per_layer + 2 * vocab * config.hidden_size
+
+
+def _count_states(config: ModelConfig, layout: HeadLayout) -> int:
+    """Numbers that a token needs on its way through a layer, about."""
+    feed_forward = padded_share(config.feed_forward_size, layout.ranks)
+    heads = 2 * layout.query_heads_per_rank + 2 * layout.kv_heads_per_rank
+    return 6 * config.hidden_size + 3 * feed_forward + 4 * heads * config.head_dim
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may use: what its GPU has, or its share of the machine's memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = [_linux_available()]
     if CGROUP_LIMIT.is_file() and CGROUP_LIMIT.read_text().strip() != "max":
         limits.append(int(CGROUP_LIMIT.read_text()))
-    return min(limits) // processes
+    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")
+    return min(limits) // int(processes)
 
 
 def _linux_available() -> int:
