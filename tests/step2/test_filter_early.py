@@ -86,30 +86,55 @@ def test_no_continuation_of_a_given_up_beginning_is_kept(settings):
     assert spared >= 100, "too few responses that are kept"
 
 
-def test_a_given_up_beginning_is_dropped_whatever_follows(settings):
-    """Beginnings first, continuations made to save them: replies, turns, and the user's turn."""
+def first_given_up(rules, text):
+    """The shortest beginning that is given up, by bisection; None if the text isn't."""
+    if rules.cannot_be_kept(INSTRUCTION, "", text) is None:
+        return None
+    spared, given_up = -1, len(text)
+    while given_up - spared > 1:
+        middle = (spared + given_up) // 2
+        if rules.cannot_be_kept(INSTRUCTION, "", text[:middle]) is None:
+            spared = middle
+        else:
+            given_up = middle
+    return text[:given_up]
+
+
+def test_at_the_very_moment_of_giving_up_nothing_saves_a_response(settings):
+    """The last word may yet become another one, or a turn marker; a long new text may follow."""
     rng = random.Random(12)
     rules = ResponseFilter(settings)
-    rescues = [
-        f"\n\nWatson: {REPLY}",
-        f" {REPLY}",
-        "\n\nUser: Good job!",
-        f"\nUser: \nWatson: {REPLY}",
+    fresh = " ".join(f"{word}{number}" for number in range(5) for word in REPLY.split())
+    suffixes = [
+        "",
+        "s",
+        "ne",
+        "x",
+        "1",
+        "e\u0301",
+        "\u0301",
+        ".",
+        "-",
+        ")",
+        "沙",
+        "\nUser:",
+        "ser: ",
     ]
-    tried = 0
-    for _ in range(700):
-        begun = response(rng)
-        begun = begun[: rng.randrange(len(begun) + 1)]
-        rule = rules.cannot_be_kept(INSTRUCTION, CHINESE, begun)
-        if rule is None:
+    tried = Counter()
+    for number in range(900):
+        start = [f"{REPLY} {rng.choice(PHRASES)}", loop(rng), ""][number % 3]
+        begun = first_given_up(
+            rules, f" {OPENING}\n\nWatson: {start} " + fragment(rng) + response(rng)
+        )
+        if begun is None:
             continue
-        tried += 1
-        for rescue in [*rescues, "s" + fragment(rng), "e\u0301", fragment(rng) + fragment(rng)]:
-            for reason in ("stop", "length"):
-                record = {"instruction": INSTRUCTION, "input": CHINESE, "finish_reason": reason}
-                verdict = rules.judge({**record, "output": begun + rescue})
-                assert not verdict.kept, (rule, begun, rescue)
-    assert tried >= 80
+        tried[rules.cannot_be_kept(INSTRUCTION, "", begun)] += 1
+        for suffix in suffixes:
+            for reply in (f" {fresh}", f"\n\nWatson: {REPLY}", f"\n\nUser: Hi\n\nWatson: {REPLY}"):
+                record = {"instruction": INSTRUCTION, "input": "", "finish_reason": "stop"}
+                verdict = rules.judge({**record, "output": begun + suffix + reply})
+                assert not verdict.kept, (begun, suffix, reply)
+    assert min(tried[rule] for rule in ("exemplar_phrase", "loop", "leaked_thoughts")) >= 10, tried
 
 
 def test_cutting_the_end_marker_off_saves_no_response(settings):
