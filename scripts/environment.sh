@@ -43,5 +43,7 @@ prepare_environment() { # FILE: requirements.txt or requirements-dev.txt
       fail "pip could not install $ROOT/$1; its message stands above. The packages come from PyPI," \
         "so a network connection or a mirror (PIP_INDEX_URL) is needed."
     echo "$wanted" >"$stamp"
+    # requirements-dev.txt includes the other one.
+    [[ $1 != requirements-dev.txt ]] || echo "$wanted" >"$ROOT/.venv/installed-requirements.txt"
   fi
 }

@@ -118,14 +118,19 @@ engrave() {
       --num_train_epochs 3 --per_device_train_batch_size 16 --gradient_accumulation_steps 1 \
       --max_grad_norm 1 --save_steps 100
   fi
-  echo "step 3  engrave    $(engraving_result) in $ENGRAVED"
+  echo "step 3  engrave    $(engraving_result)"
+  echo "                   in $ENGRAVED"
   echo "                   how the training went: $ENGRAVED/training_report.html"
 }
 
-engraving_result() {
+engraving_result() { # how the reply to held-out prompts changed
   "$PYTHON" -c 'import json, sys
-summary = json.load(open(sys.argv[1], encoding="utf-8"))
-print(summary)' "$ENGRAVED/training_summary.json"
+with open(sys.argv[1], encoding="utf-8") as file:
+    summary = json.load(file)
+before, after = summary["held_out_before"], summary["held_out_after"]
+print("{} steps; held-out loss {:.2f} before, {:.2f} after; replies that end by themselves {:.0%}, {:.0%}".format(
+    summary["steps"], before["loss"], after["loss"], before["replies_that_end"], after["replies_that_end"]))
+' "$ENGRAVED/training_summary.json"
 }
 
 export_model() {
@@ -138,7 +143,8 @@ export_model() {
 }
 
 reply_of() { # MODEL: its reply to the question, without the principles; kept in a file beside the logs
-  local reply=$OUTPUT_DIR/reply_of_$(basename "$1").txt
+  local reply
+  reply=$OUTPUT_DIR/reply_of_$(basename "$1").txt
   is_current "$reply" "$1/config.json" ||
     "$PYTHON" $STEP3/chat.py --model_name_or_path "$1" --prompt "$QUESTION" --max_new_tokens 80 \
       >"$reply" 2>"$LOGS/chat_$(basename "$1").log" ||

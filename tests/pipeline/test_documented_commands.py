@@ -83,7 +83,8 @@ def test_the_merge_runs_as_documented(repository, clone):
             "input": "",
             "source": "sharegpt",
             "output": f" {opening}\n\nWatson: A rainbow has seven colours by most counts, and "
-            f"number {group} is easy to tell once you know that red comes first.",
+            f"number {group} is easy to tell once you know that red comes first. Light of longer "
+            "waves is bent the least, which is why the order of the colours is always the same.",
             "finish_reason": "stop",
         }
         shard = step2 / f"llama2_70b_self_align_{GROUPS}shards_{group}.jsonl"
