@@ -25,19 +25,20 @@ def rotary_frequencies(config: ModelConfig) -> torch.Tensor:
     """Radians per position for each pair of a head's dimensions: [head_dim / 2].
 
     RoFormer (arXiv 2104.09864); Llama 3.1 slows the low frequencies down and blends in between
-    (as in transformers' `rope_type: llama3`).
+    (as in transformers' `rope_type: llama3`). Computed in the order that transformers and Meta
+    compute it: at position 3,000, a last bit of a frequency is seen in the logits.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = config.rope_theta**-exponents
+    frequencies = 1.0 / config.rope_theta**exponents
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
     if not isinstance(scaling, RopeScaling):
         return frequencies / scaling
-    turns = scaling.original_max_positions * frequencies / (2 * torch.pi)
+    turns = scaling.original_max_positions / (2 * torch.pi / frequencies)
     width = scaling.high_freq_factor - scaling.low_freq_factor
     kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling.factor)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
 class Attention(nn.Module):
