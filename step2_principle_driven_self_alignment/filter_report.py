@@ -98,6 +98,8 @@ def render_page(report: dict[str, Any], title: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     share = 100 * part / whole if whole else 0.0
+    if 0 < share < 0.1:
+        return "< 0.1 %"
     return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.1f} %"
 
 
