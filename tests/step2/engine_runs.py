@@ -28,9 +28,13 @@ def run_case(
     requests: list[tuple[str, str]],
     sampling: dict[str, Any],
     shares: bool = False,
+    drain_after: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Answers the requests; with `shares`, each data-parallel group only its part of them.
+
+    With `drain_after`, the group's leader wants to drain after so many completions, and the other
+    ranks, whose wish must not count, from the beginning.
 
     Returns `completions`: id -> (finish_reason, text, prompt_tokens, output_ids), in the order in
     which they finished, and `logits`: id -> [draws, vocabulary].
@@ -51,8 +55,16 @@ def run_case(
         return sample(rows, keys, positions, drawing)
 
     generation.sample = recording_sample
+    completions = []
+
+    def should_drain() -> bool:
+        return not engine.is_group_leader or len(completions) >= drain_after
+
     try:
-        completions = list(engine.generate([Request(*request) for request in requests]))
+        asked = [Request(*request) for request in requests]
+        drain = None if drain_after is None else should_drain
+        for completion in engine.generate(asked, should_drain=drain):
+            completions.append(completion)
     finally:
         generation.sample = sample
     return {

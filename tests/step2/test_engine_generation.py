@@ -64,15 +64,20 @@ def test_two_processes_tell_the_story_and_draw_the_same_tokens(
         {**story, "model_dir": str(folder / "meta")},
         {**sampled},
         {**sampled, "tensor_parallel": 1, "shares": True},
+        {**sampled, "slots": 2, "drain_after": 10},
     ]
     ranks = launch(2, cases, tmp_path)
-    for hf, meta, together, _ in ranks:
+    for hf, meta, together, _, _ in ranks:
         for told in (hf, meta):
             assert {ids for *_, ids in told["completions"].values()} == {expected}
         assert together["completions"] == alone
     first, second = (results[3]["completions"] for results in ranks)
     assert first.keys().isdisjoint(second)
     assert first | second == alone
+    drained, drained_too = (list(results[4]["completions"].items()) for results in ranks)
+    assert drained == drained_too
+    assert 10 <= len(drained) < len(REQUESTS), "the leader's wish to drain decides, and no other"
+    assert dict(drained).items() <= alone.items()
 
 
 def test_the_same_tokens_in_a_batch_of_1_and_of_64(tiny_model, alone):
