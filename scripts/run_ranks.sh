@@ -46,7 +46,7 @@ describe_group() { # INDEX_ON_NODE
   group=$((first_group + index))
   members=("${nodes[@]:node_index - node_of_group:NODES_PER_GROUP}")
   world_size=$((NODES_PER_GROUP * processes)) first_rank=$((node_of_group * processes))
-  label="group $group of $all_groups, $(hostname)" failed=$(failed_file)
+  label="group $group of $all_groups, $THIS_NODE" failed=$(failed_file)
   threads=${OMP_NUM_THREADS:-$(($(nproc) / GPUS_PER_NODE))}
   ((threads > 0)) || threads=1
   log=$log_name.log
@@ -64,7 +64,7 @@ find_master_address() {
   # Checked here, because torch tries a name without an address for minutes, and silently.
   ! getent hosts "$master" >/dev/null || return 0
   master=$(scontrol show node --oneliner "$master" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-  getent ahosts "$master" >/dev/null || fail "${members[0]}, the group's first node, has no address on $(hostname)"
+  getent ahosts "$master" >/dev/null || fail "${members[0]}, the group's first node, has no address on $THIS_NODE"
 }
 
 fail() { # MESSAGE
@@ -176,7 +176,7 @@ note_end() { # PID
     "$EXIT_DRAINED") ((code != 0)) || code=$end ;;
     "$KILLED_BY_USR1") # asked to drain while it was ending
       ((code != 0)) || code=$EXIT_DRAINED ;;
-    *) note_failure $end "rank $rank of $world_size on $(hostname) $(describe_end $end)" ;;
+    *) note_failure $end "rank $rank of $world_size on $THIS_NODE $(describe_end $end)" ;;
   esac
 }
 

@@ -13,6 +13,7 @@
 ROOT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # -P: the stages see this folder through a link
 STEP2=$ROOT/step2_principle_driven_self_alignment
 STEP3=$ROOT/step3_principle_engraving
+THIS_NODE=${SLURMD_NODENAME:-$(hostname)}
 EXIT_SETTINGS=2 EXIT_DRAINED=75 KILLED_BY_USR1=138
 DRAIN_SIGNALS="USR1 USR2 TERM INT HUP"
 SECONDS_TO_EXPLAIN=5 # after the first failure, for the others to print what they know
@@ -91,18 +92,18 @@ need_model() {
   if [[ -z ${MODEL_DIR:-} ]]; then
     problems+=("MODEL_DIR is not set: the folder of the base model")
   elif [[ ! -d $MODEL_DIR ]]; then
-    problems_here+=("MODEL_DIR is $MODEL_DIR, which is not a folder on $(hostname)")
+    problems_here+=("MODEL_DIR is $MODEL_DIR, which is not a folder on $THIS_NODE")
   fi
 }
 
 need_file() { # PATH WHAT
-  [[ -f $1 ]] || problems_here+=("there is no file $1 on $(hostname): $2")
+  [[ -f $1 ]] || problems_here+=("there is no file $1 on $THIS_NODE: $2")
 }
 
 find_python() {
   PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
   [[ $PYTHON != "$ROOT/.venv/bin/python" || -x $PYTHON ]] || PYTHON=python3
-  command -v "$PYTHON" >/dev/null || problems_here+=("there is no $PYTHON on $(hostname): set PYTHON to its path")
+  command -v "$PYTHON" >/dev/null || problems_here+=("there is no $PYTHON on $THIS_NODE: set PYTHON to its path")
 }
 
 refuse_problems() {
@@ -113,7 +114,7 @@ refuse_problems() {
   if ((${#shown[@]} && ${SLURM_LOCALID:-0} == 0)); then
     { echo "error: $(basename "$launcher") cannot start:"; printf '  - %s\n' "${shown[@]}"; } >&2
   fi
-  [[ ${#problems[@]} != 0 ]] || tell_other_nodes "$(hostname) could not start: ${problems_here[*]}"
+  [[ ${#problems[@]} != 0 ]] || tell_other_nodes "$THIS_NODE could not start: ${problems_here[*]}"
   exit $EXIT_SETTINGS
 }
 
@@ -126,7 +127,7 @@ in_step() { [[ -n ${SLURM_JOB_ID:-} ]] && ((${SLURM_STEP_ID:-4294967295} < 42949
 in_allocation() { [[ -n ${SLURM_JOB_ID:-} ]] && ! in_step; }
 
 find_nodes() { # sets nodes and node_index
-  nodes=("$(hostname)") node_index=0
+  nodes=("$THIS_NODE") node_index=0
   if in_step; then
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_STEP_NODELIST")
     node_index=$SLURM_NODEID
@@ -164,7 +165,7 @@ count_processes() { # one a GPU; in the allocation's own shell the nodes' GPUs a
     problems+=("GPUS_PER_NODE is $GPUS_PER_NODE: give 1 or more")
     return 1
   elif ! in_allocation && ((visible > 0 && GPUS_PER_NODE > visible)); then
-    problems_here+=("GPUS_PER_NODE is $GPUS_PER_NODE, and $visible GPUs are visible on $(hostname)")
+    problems_here+=("GPUS_PER_NODE is $GPUS_PER_NODE, and $visible GPUs are visible on $THIS_NODE")
   fi
   processes=$GPUS_PER_NODE
   [[ -n ${GPUS_PER_GROUP:-} ]] && ! in_allocation || return 0

@@ -33,8 +33,8 @@ class SlurmCluster:
     def __init__(self, folder: Path) -> None:
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._script_environment = {
+            **os.environ,
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
-            "HOME": os.environ["HOME"],
             "LOCAL_SLURM_DIR": str(folder),
             "LOCAL_SLURM_GRES": "gpu:32g:6,gpu:80g:8",
         }
@@ -81,7 +81,7 @@ class SlurmCluster:
         self.control("revive", index)
         self.ask("scontrol", "update", f"nodename=node{index}", "state=resume")
         is_idle = ["sinfo", "-h", "-n", f"node{index}", "-o", "%t"]
-        wait_until(lambda: self.ask(*is_idle).strip() == "idle", 30, f"node{index} to be idle")
+        wait_until(lambda: self.ask(*is_idle).strip() == "idle", 120, f"node{index} to be idle")
 
 
 @pytest.fixture(scope="session")

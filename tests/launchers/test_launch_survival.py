@@ -78,7 +78,7 @@ def test_a_node_failure_with_an_orphan_that_still_writes(slurm_launch, cluster):
     The orphan is stopped until the second life owns the shard; then its next response must not
     reach the shard, and its launcher must not requeue the second life.
     """
-    slurm_launch.write_prompts(40)
+    slurm_launch.write_prompts(16)
     arguments = (GENERATE_8B, *slurm_launch.flags, *ONE_AT_A_TIME)
     job = slurm_launch.submit("--gres=gpu:32g:1", *arguments, GPUS_PER_NODE="1")
     shard = slurm_launch.data / f"{NAME_8B}_1shards_0.jsonl"
@@ -90,15 +90,15 @@ def test_a_node_failure_with_an_orphan_that_still_writes(slurm_launch, cluster):
     try:
         cluster.control("orphan", node[-1])
         cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        wait_until(lambda: '"slurm_restart_count": 1' in lock.read_text(), 60, "the second life")
+        wait_until(lambda: '"slurm_restart_count": 1' in lock.read_text(), 240, "the second life")
         os.kill(orphan, signal.SIGCONT)
         assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
-        wait_until(lambda: not slurm_launch.processes(), 60, "the orphans to end")
+        wait_until(lambda: not slurm_launch.processes(), 120, "the orphans to end")
     finally:
         cluster.restore_node(node[-1])
     assert cluster.job(job)["Restarts"] == "1"
     assert cluster.job(job)["NodeList"] != node
-    assert slurm_launch.answered_once(NAME_8B, 40)
+    assert slurm_launch.answered_once(NAME_8B, 16)
     assert "no longer this process's to write" in slurm_launch.log()
 
 
@@ -126,7 +126,7 @@ def test_a_killed_process_ends_its_whole_group(slurm_launch):
     process = slurm_launch.start(*line, *slurm_launch.flags, *ONE_AT_A_TIME)
     wait_until(lambda: slurm_launch.rows(NAME_70B), 240, "a response")
     os.kill(the_rank(slurm_launch, "--group_rank 0", 3), signal.SIGKILL)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 137, output
     message = r"error: rank 3 of 4 on node1 was killed by SIGKILL \(perhaps for want of memory\)"
     assert re.search(message, output)
@@ -159,6 +159,6 @@ def test_term_drains_a_workstation(launch):
     process = launch.start(*command, GPUS_PER_NODE="1")
     wait_until(lambda: launch.rows(NAME_8B), 240, "a response")
     process.terminate()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "start again to go on from here" in output
