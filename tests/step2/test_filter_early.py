@@ -121,7 +121,7 @@ def test_at_the_very_moment_of_giving_up_nothing_saves_a_response(settings):
         "ser: ",
     ]
     tried = Counter()
-    for number in range(900):
+    for number in range(600):
         start = [f"{REPLY} {rng.choice(PHRASES)}", loop(rng), ""][number % 3]
         begun = first_given_up(
             rules, f" {OPENING}\n\nWatson: {start} " + fragment(rng) + response(rng)
