@@ -1,6 +1,7 @@
 """The texts and thresholds that the filter's rules use, and their flags."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,26 +40,26 @@ class FilterSettings:
         )
         group.add_argument(
             "--min_length",
-            type=int,
+            type=at_least(0, int),
             default=FilterSettings.min_length,
             help="characters of a reply; a CJK character counts as three (default: %(default)s)",
         )
         group.add_argument(
             "--max_prompt_echo",
-            type=int,
+            type=at_least(0, int),
             default=FilterSettings.max_prompt_echo,
             help="characters of an instruction or input that a reply may contain whole "
             "(default: %(default)s)",
         )
         group.add_argument(
             "--loop_words",
-            type=int,
+            type=at_least(10, int),
             default=FilterSettings.loop_words,
             help="words in a row without a new n-gram that make a loop (default: %(default)s)",
         )
         group.add_argument(
             "--max_repeated_share",
-            type=float,
+            type=at_least(0, float),
             default=FilterSettings.max_repeated_share,
             help="share of n-grams that may be repetitions, 0 to 1 (default: %(default)s)",
         )
@@ -67,17 +68,27 @@ class FilterSettings:
     def from_arguments(
         cls, args: argparse.Namespace, published_rules: bool = False
     ) -> "FilterSettings":
-        """Reads the files and checks the values; ValueError or FileNotFoundError otherwise."""
-        limits = {"min_length": 0, "max_prompt_echo": 0, "loop_words": 10, "max_repeated_share": 0}
-        for name, limit in limits.items():
-            if getattr(args, name) < limit:
-                raise ValueError(f"--{name} is {getattr(args, name)}; give {limit} or more")
+        """Reads the files; ValueError or FileNotFoundError where one is not as it must be."""
+        thresholds = ("min_length", "max_prompt_echo", "loop_words", "max_repeated_share")
         return cls(
             required_opening=load_required_opening(args.required_opening_file),
             blacklist=load_blacklist(args.blacklist_file),
             published_rules=published_rules,
-            **{name: getattr(args, name) for name in limits},
+            **{name: getattr(args, name) for name in thresholds},
         )
+
+
+def at_least(limit: int, kind: type) -> Callable[[str], int | float]:
+    """A type of argparse: an int or a float that is not below the limit."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if value < limit:
+            raise argparse.ArgumentTypeError(f"{text} is too small; give {limit} or more")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse
 
 
 def load_required_opening(path: str | Path) -> str:

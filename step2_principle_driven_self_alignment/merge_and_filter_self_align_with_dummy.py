@@ -199,6 +199,8 @@ def log_summary(report: dict[str, Any], files: MergedFiles) -> None:
         *(responses["kept"], responses["judged"], 100 * responses["kept"] / judged),
         responses["finished"],
     )
+    if responses["kept"] == 0:
+        logger.warning("no response was kept; do the rules' texts fit the principle prompt?")
     for rule in report["dropped"]:
         if rule["responses"]:
             logger.info(

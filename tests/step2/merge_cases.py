@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_file import prompt_id_of, read_prompts
@@ -36,11 +36,10 @@ def response(number: int, reply: str = "", **fields) -> dict:
 
 @dataclass
 class Run:
-    """A run's folder, its manifest's view of the prompts, and how to merge it."""
+    """A run's folder and name, and how to merge it."""
 
     folder: Path
     name: str = "run"
-    prompts: list[dict] = field(default_factory=list)
 
     @property
     def path(self) -> Path:

@@ -132,6 +132,13 @@ def test_published_rules_decide_otherwise(merged, monkeypatch):
     assert "judged by the published rules" in (merged.folder / "published.report.html").read_text()
 
 
+def test_a_merge_that_keeps_nothing_warns(merged, monkeypatch, caplog):
+    flags = ("--min_length", 9999)
+    assert not responses_among(merged.merge(monkeypatch, *flags, output="nothing.json"))
+    assert "no response was kept" in caplog.text
+    assert "None was kept" in (merged.folder / "nothing.report.html").read_text()
+
+
 def test_the_report_counts_everything_once(merged):
     report = merged.report()
     responses = report["responses"]
