@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ def init_distributed(device: str = "auto") -> None:
 
 def choose_device(device: str) -> torch.device:
     """`auto` is this process's GPU, or the CPU; ValueError if the device isn't there."""
+    if device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ValueError(f"--device {device}; choose auto, cpu or cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

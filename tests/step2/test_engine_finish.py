@@ -164,12 +164,20 @@ def test_statistics_count_what_happened(reciting_model):
         ({"max_own_tokens": 24}, "--max_own_tokens 24 leaves no room .*--max_new_tokens 24"),
         ({"dtype": "int8"}, "--dtype int8; choose auto, float32, bfloat16, float16"),
         ({"max_own_tokens": 3000}, "come to 30.., and the model's max_position_embeddings is 2048"),
+        ({"device": "tpu"}, "--device tpu; choose auto, cpu or cuda"),
+        ({"tensor_parallel": 0}, "1 processes don't divide into groups of 0"),
         ({"tensor_parallel": 3}, "1 processes don't divide into groups of 3"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(reciting_model, changes, message):
     with pytest.raises(ValueError, match=message):
         make_engine(reciting_model, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_cuda_device_is_told(reciting_model):
+    with pytest.raises(ValueError, match=r"no CUDA device here; give --device cpu"):
+        make_engine(reciting_model, device="cuda")
 
 
 def test_the_tokenizer_of_another_model_is_refused(tiny_model):
