@@ -11,11 +11,14 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 sys.path.append(f"{Path(__file__).resolve().parents[2]}/step2_principle_driven_self_alignment")
 
+from engine.attention import padded_prefix
 from engine.stage_clock import EngineStatistics
 
-ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "varlen_attn")
+ATTENTION = (
+    *("aten::bmm", "aten::baddbmm", "aten::softmax", "aten::_softmax"),
+    *("scaled_dot_product", "flash_attention", "efficient_attention", "varlen_attn"),
+)
 PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
-BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")  # attention written out, where it is
 MARK = "stage "
 
 
@@ -69,20 +72,18 @@ class ProfiledStatistics(EngineStatistics):
 
 def _part(event: Any, prefix_tokens: int, vocab_size: int) -> str | None:
     """The part of a step that an operator belongs to, told from its name and its inputs' shapes."""
-    shapes = event.input_shapes or []
-    if any(word in event.name for word in ATTENTION):
-        keys = shapes[1] if len(shapes) > 1 else []
-        return "prefix part" if prefix_tokens in keys else "own part"
-    if event.name in BATCHED_PRODUCTS:
-        return "prefix part" if any(prefix_tokens in shape for shape in shapes) else "own part"
+    sizes = {size for shape in event.input_shapes or [] for size in shape if isinstance(size, int)}
+    if any(name in event.name for name in ATTENTION):
+        of_prefix = sizes & {prefix_tokens, padded_prefix(prefix_tokens)}
+        return "prefix part" if of_prefix else "own part"
     if event.name in PRODUCTS:
-        return "head" if any(vocab_size in shape for shape in shapes) else "linear layers"
+        return "head" if vocab_size in sizes else "linear layers"
     return None
 
 
 def _is_outermost_of(event: Any) -> bool:
     """Whether an operator was called by a decoding step, not by an operator of the same kind."""
-    names = ATTENTION + PRODUCTS + BATCHED_PRODUCTS
+    names = ATTENTION + PRODUCTS
     parent = event.cpu_parent
     while parent is not None:
         if parent.name.startswith(MARK):

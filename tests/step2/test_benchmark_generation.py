@@ -91,7 +91,9 @@ def test_flags_are_checked_before_any_work(benchmark, monkeypatch, capsys, argum
 @pytest.mark.slow
 def test_all_ways_give_the_same_greedy_tokens(run_script, tmp_path):
     output = tmp_path / "results.json"
-    work = ("--prompts", 5, "--slots", 2, "--prefix_tokens", 70, "--temperature", 0)
+    # this seed gives prompts of 54, 87, 49, 20, 43 tokens, responses of 9, 21, 1, 3, 18
+    seed = ("--seed", 598, "--prompts", 5)
+    work = (*seed, "--slots", 2, "--prefix_tokens", 70, "--temperature", 0)
     machine = ("--bandwidth", 1e12, "--flops", 1e14)
     run = run_script(
         "scripts/benchmarks/benchmark_generation.py",
@@ -106,9 +108,10 @@ def test_all_ways_give_the_same_greedy_tokens(run_script, tmp_path):
     }
     for way in ways.values():
         assert way["tokens_per_second"] == pytest.approx(way["useful_tokens"] / way["seconds"][0])
-        assert way["useful_tokens"] == ways["engine"]["useful_tokens"]
-        assert 1 < way["mean_live_slots"] <= 2
-    assert ways["engine"]["mean_live_slots"] > ways["static"]["mean_live_slots"]
+        assert way["useful_tokens"] == 52
+        assert 0 < way["mean_live_slots"] <= 2
+    # batches of two prompts of similar length, each as long as its longest response
+    assert ways["static"]["steps"] == ways["first"]["steps"] == 18 + 9 + 21
     assert results["engine"]["peak_bytes"] > results["engine"]["planned_bytes"] > 0
     assert min(results["step"].values()) > 0
     assert 0 < results["roofline"]["share"] < 1
