@@ -292,7 +292,7 @@ def make_reciting_model(folder: Path, recitals: dict[str, list[str]]) -> Path:
         hidden_size=size,
         intermediate_size=8,
         num_hidden_layers=1,
-        num_attention_heads=2,
+        num_attention_heads=1,
         head_dim=8,
         vocab_size=size,
         eos_token_id=tokenizer.token_to_id(END),
