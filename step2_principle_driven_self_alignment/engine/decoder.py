@@ -16,6 +16,7 @@ from engine.kv_cache import (
     PrefixFill,
     PromptFill,
 )
+from engine.linear import pack_weights
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
@@ -62,6 +63,7 @@ class Decoder:
             torch.set_default_dtype(default_dtype)
         model.requires_grad_(False)
         WeightLoader(checkpoint, layout, ranks.rank).load(model)
+        pack_weights(model, dtype, device)
         shape = CacheShape(
             layers=config.layers,
             kv_heads=layout.kv_heads_per_rank,

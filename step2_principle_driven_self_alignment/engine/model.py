@@ -7,14 +7,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from fairscale.nn.model_parallel.layers import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    VocabParallelEmbedding,
-)
+from fairscale.nn.model_parallel.layers import VocabParallelEmbedding
 from torch import nn
 
 from engine.head_layout import HeadLayout, padded_share
+from engine.linear import ColumnLinear, RowLinear
 from engine.model_config import ModelConfig, RopeScaling
 
 # (layer, queries [N, heads, D], keys [N, kv_heads, D], values) -> outputs [N, heads, D]
@@ -161,13 +158,11 @@ def _norm(config: ModelConfig) -> nn.RMSNorm:
 
 def _column_parallel(
     inputs: int, outputs: int, bias: bool = False, gather_output: bool = False
-) -> ColumnParallelLinear:
-    return ColumnParallelLinear(
+) -> ColumnLinear:
+    return ColumnLinear(
         inputs, outputs, bias=bias, gather_output=gather_output, init_method=_leave_unset
     )
 
 
-def _row_parallel(inputs: int, outputs: int, bias: bool = False) -> RowParallelLinear:
-    return RowParallelLinear(
-        inputs, outputs, bias=bias, input_is_parallel=True, init_method=_leave_unset
-    )
+def _row_parallel(inputs: int, outputs: int, bias: bool = False) -> RowLinear:
+    return RowLinear(inputs, outputs, bias=bias, input_is_parallel=True, init_method=_leave_unset)
