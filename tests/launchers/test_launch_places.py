@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ STEP3 = "step3_principle_engraving"
 GENERATE_70B = "scripts/self_align_generate_70b_base.sh"
 GENERATE_8B = "scripts/self_align_generate_8b_base.sh"
 FINETUNE_70B = "scripts/finetune_dromedary2_70b_sft.sh"
+FINETUNE_8B = "scripts/finetune_8b_sft.sh"
 NAME_70B, NAME_8B = "llama2_70b_self_align", "llama3_8b_self_align"
 
 
@@ -96,7 +100,7 @@ def test_a_workstation_without_slurm(launch):
 def test_an_odd_number_of_nodes_is_refused(slurm_launch):
     slurm_launch.write_prompts(1)
     line = ("salloc", "--nodes", 3, "--gres=gpu:32g:6", "srun", "bash", GENERATE_70B)
-    done = slurm_launch.run(*line, timeout=20)
+    done = slurm_launch.run(*line, timeout=60)
     assert done.returncode == 2
     message = "3 nodes do not divide into groups of NODES_PER_GROUP=2 nodes"
     assert done.stdout.count(message) == 1
@@ -106,12 +110,12 @@ def test_an_odd_number_of_nodes_is_refused(slurm_launch):
 
 def test_an_odd_number_of_nodes_is_refused_in_an_allocation(slurm_launch):
     slurm_launch.write_prompts(1)
-    done = slurm_launch.run("salloc", "--nodes", 3, "bash", GENERATE_70B, timeout=20)
+    done = slurm_launch.run("salloc", "--nodes", 3, "bash", GENERATE_70B, timeout=60)
     assert done.returncode == 2
     assert "3 nodes do not divide into groups of NODES_PER_GROUP=2 nodes" in done.stdout
 
 
-@pytest.mark.parametrize("launcher", [GENERATE_70B, GENERATE_8B, FINETUNE_70B])
+@pytest.mark.parametrize("launcher", [GENERATE_70B, GENERATE_8B, FINETUNE_70B, FINETUNE_8B])
 def test_missing_settings_are_listed_in_one_message(launch, launcher):
     done = launch.run("bash", launcher, MODEL_DIR="", GPUS_PER_NODE="many")
     assert done.returncode == 2
@@ -125,6 +129,21 @@ def test_missing_settings_are_listed_in_one_message(launch, launcher):
 def test_missing_settings_are_told_once_by_many_nodes(slurm_launch):
     slurm_launch.write_prompts(1)
     line = ("salloc", "--nodes", 4, "srun", "bash", GENERATE_70B)
-    done = slurm_launch.run(*line, MODEL_DIR="", timeout=20)
+    done = slurm_launch.run(*line, MODEL_DIR="", timeout=60)
     assert done.returncode == 2
     assert done.stdout.count("MODEL_DIR is not set") == 1
+
+
+def test_shellcheck_has_no_complaints(repository):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck here (Debian: shellcheck)")
+    launchers = [
+        repository / name for name in (GENERATE_70B, GENERATE_8B, FINETUNE_70B, FINETUNE_8B)
+    ]
+    others = [
+        repository / "scripts" / "pipeline.sbatch.sh",
+        Path(__file__).with_name("local_slurm.sh"),
+    ]
+    command = ["shellcheck", "--external-sources", *map(str, launchers + others)]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

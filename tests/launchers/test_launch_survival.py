@@ -147,7 +147,7 @@ def test_a_failed_job_is_tried_again_and_then_given_up(slurm_launch, cluster):
     slurm_launch.write_prompts(1)
     options = ("--gres=gpu:32g:1", GENERATE_8B)
     job = slurm_launch.submit(*options, PYTHON="/bin/false", RETRIES="1", GPUS_PER_NODE="1")
-    assert cluster.wait_for_end(job, 60) == {"FAILED"}
+    assert cluster.wait_for_end(job, 240) == {"FAILED"}
     assert cluster.job(job)["Restarts"] == "1"
     assert "error: failed again, after RETRIES=1" in slurm_launch.screens()
 

@@ -24,7 +24,7 @@ def submit(launch, **settings):
             "FINETUNING_OPTIONS": "--gres=gpu:80g:1",
             **settings,
         },
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout
     return re.findall(r" job (\d+)", done.stdout)
@@ -50,7 +50,7 @@ def test_all_steps_run_one_after_the_other(slurm_launch, cluster):
 
 def test_nothing_runs_after_a_failed_step(slurm_launch, cluster):
     jobs = submit(slurm_launch, PYTHON="/bin/false")
-    states = [cluster.wait_for_end(job, 30) for job in jobs]
+    states = [cluster.wait_for_end(job, 120) for job in jobs]
     assert states == [{"FAILED"}, {"CANCELLED"}, {"CANCELLED"}, {"CANCELLED"}]
 
 
