@@ -131,7 +131,9 @@ class Generation:
             sequence.drawn_tokens += 1
         arrived = None
         if self.lag:
-            tokens = tokens.to("cpu", non_blocking=True)
+            # Only into pinned memory is a copy that the host does not wait for.
+            pinned = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            tokens = pinned.copy_(tokens, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
         self._drawn.append(_Drawn(list(sequences), tokens, arrived))

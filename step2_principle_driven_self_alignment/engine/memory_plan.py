@@ -13,7 +13,7 @@ from engine.model_config import ModelConfig
 
 GIB = 2**30
 PREFILL_TOKENS = 512  # tokens of the prefix, or of new prompts, that go through the model at once
-LOGITS_COPIES = 4  # as the head gives them, in float32, divided by the temperature, one spare
+LOGITS_COPIES = 14  # float32 logits, scaled, probabilities; on CUDA also noise as 64-bit numbers
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -125,8 +125,8 @@ def gumbel_noise(keys: torch.Tensor, positions: torch.Tensor, tokens: torch.Tens
     """Standard Gumbel noise, float32 [rows, candidates]: a hash of its three arguments."""
     row_state = _mix(keys + positions * GOLDEN_GAMMA)
     bits = _mix(row_state[:, None] ^ (tokens * GOLDEN_GAMMA))
-    # 24 bits, moved off 0 and 1, make a uniform float32 whose logarithm is finite.
-    uniform = (_shift_right(bits, 40).to(torch.float32) + 0.5) * 2.0**-24
+    # 23 bits and a half, which float32 holds exactly: never 0 or 1, so the logarithms are finite.
+    uniform = (_shift_right(bits, 41).to(torch.float32) + 0.5) * 2.0**-23
     return -torch.log(-torch.log(uniform))
 
 
