@@ -6,7 +6,7 @@ of the smallest hashes. Where too few in it pass, the rows are read again for th
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,7 +86,7 @@ class OpenOrcaSampler:
         """Returns records and their token counts; calls `read_batches` once per window."""
         capacity = max(LEAST_CHUNK, WINDOW_FACTOR * self.rules.samples)
         windows = {name: CandidateWindow(capacity, b"") for name in COLLECTIONS}
-        self._fill(windows, self._counted(read_batches()))
+        self._fill(windows, read_batches(), first_time=True)
         while windows:
             for name, window in windows.items():
                 self._judge(name, window.in_order())
@@ -100,23 +100,20 @@ class OpenOrcaSampler:
         self._count_not_drawn()
         return self._records()
 
-    def _counted(self, batches: Iterable[OpenOrcaBatch]) -> Iterator[OpenOrcaBatch]:
-        """Passes the batches on and reports what is dropped by its row alone."""
-        for batch in batches:
-            for number, name in enumerate(COLLECTIONS):
-                rows = int(np.count_nonzero(batch.collections == number))
-                if rows:
-                    self.output.report.read[source_name(name)] += rows
-            too_long = self._too_long(batch)
-            for reason, rows in (
-                ("no_text", batch.missing),
-                ("natural_language_inference", batch.inference),
-                ("too_long", too_long & ~batch.inference),
-            ):
-                for row in np.flatnonzero(rows).tolist():
-                    name = COLLECTIONS[batch.collections[row]]
-                    self.output.drop(source_name(name), reason, partial(batch.question, row))
-            yield batch
+    def _count(self, batch: OpenOrcaBatch, too_long: np.ndarray) -> None:
+        """Reports what was read and what is dropped by its row alone."""
+        for number, name in enumerate(COLLECTIONS):
+            rows = int(np.count_nonzero(batch.collections == number))
+            if rows:
+                self.output.report.read[source_name(name)] += rows
+        for reason, dropped in (
+            ("no_text", batch.missing),
+            ("natural_language_inference", batch.inference),
+            ("too_long", too_long & ~batch.inference),
+        ):
+            for row in np.flatnonzero(dropped).tolist():
+                name = COLLECTIONS[batch.collections[row]]
+                self.output.drop(source_name(name), reason, partial(batch.question, row))
 
     def _too_long(self, batch: OpenOrcaBatch) -> np.ndarray:
         """Which questions have too many characters for any tokenisation."""
@@ -127,11 +124,19 @@ class OpenOrcaSampler:
             too_long[row] = self.counter.surely_longer(text, limit)
         return too_long
 
-    def _fill(self, windows: dict[str, CandidateWindow], batches: Iterable[OpenOrcaBatch]) -> None:
+    def _fill(
+        self,
+        windows: dict[str, CandidateWindow],
+        batches: Iterable[OpenOrcaBatch],
+        first_time: bool = False,
+    ) -> None:
         by_number = [windows.get(name) for name in COLLECTIONS]
         seeded = hashlib.sha256(b"%d\0" % self.rules.seed)
         for batch in batches:
-            eligible = ~(batch.missing | batch.inference | self._too_long(batch))
+            too_long = self._too_long(batch)
+            if first_time:
+                self._count(batch, too_long)
+            eligible = ~(batch.missing | batch.inference | too_long)
             offsets, numbers, data = batch.offsets.tolist(), batch.collections.tolist(), batch.data
             for row in np.flatnonzero(eligible).tolist():
                 window = by_number[numbers[row]]
