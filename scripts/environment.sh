@@ -1,6 +1,9 @@
 # Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the pinned requirements.
 # `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free.
 
+# Threads that wait must not spin: where others use the cores too, small models ran eight times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 fail() {
