@@ -72,7 +72,7 @@ def test_ranks_share_weights_and_slots():
     assert four.slot == one.slot // 4
 
 
-@pytest.mark.parametrize("available", [20, 30, 40, 80, 640])
+@pytest.mark.parametrize("available", [20, 40, 640, 6400])
 def test_the_most_slots_that_fit_are_named_exactly(available):
     """Pins a remedy that was too small: the room for logits and scores grows with the slots too."""
     most = plan_7b(available=available * GIB).largest_slots
