@@ -40,7 +40,7 @@ class EngineSettings:
     """What to load and how much room to give it.
 
     `max_own_tokens` bounds a prompt's own part and its response together. `dtype` auto is the
-    checkpoint's own on CUDA, and float32 on CPU unless the CPU multiplies bfloat16 in hardware.
+    checkpoint's own on CUDA and float32 on CPU, where a response is then the same token by token.
     """
 
     model_dir: Path
