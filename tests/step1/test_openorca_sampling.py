@@ -1,5 +1,6 @@
 """Drawing from OpenOrca: the rules, the quotas, and a draw that no order can change."""
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import subsample_openorca_prompts
 from openorca_rows import is_inference_task, read_openorca
-from openorca_sampling import OpenOrcaSampler, SamplingRules
+from openorca_sampling import CandidateWindow, OpenOrcaSampler, SamplingRules
 from preparation_report import PreparationReport
 from prompt_output import PromptOutput
 from prompt_sources import find_sources
@@ -134,6 +135,17 @@ def test_order_of_rows_and_files_does_not_matter(draw, write_openorca, monkeypat
                 outputs.add((tmp_path / "drawn.json").read_bytes())
         monkeypatch.undo()
     assert len(outputs) == 1
+
+
+def test_a_window_stays_small_and_holds_the_smallest():
+    digests = [hashlib.sha256(b"%d" % number).digest() for number in range(1000)]
+    window, most = CandidateWindow(10, b""), 0
+    for digest in digests * 2:
+        if digest <= window.ceiling:
+            window.add(digest, b"text")
+        most = max(most, len(window.prompts))
+    assert most < 20 and not window.holds_all
+    assert window.in_order() == [(digest, b"text", 2) for digest in sorted(digests)[:10]]
 
 
 def test_the_seed_decides(draw, write_openorca):

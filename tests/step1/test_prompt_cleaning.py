@@ -10,6 +10,8 @@ BY_NAME = {rule.name: rule for rule in RULES}
 UNTOUCHED = [
     "What is 3/4 + 1/2",
     "What is 3 / 4",
+    "Compute this.\n9 / 3",
+    "What is it?0 / 3",
     "Solve for x:\n1 / 2",
     "Is it true that 5! 1 / 2",
     "Read Chapter 1/2",
