@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the pinned requirements.
 # `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free.
 
