@@ -53,13 +53,14 @@ def main() -> int:
     output_dir = Path(recipe.output_dir)
     meta_prompts = load_meta_prompts(arguments.meta_prompt_pattern)
     fingerprint = run_fingerprint(arguments, recipe, meta_prompts)
-    if agree(recipe, lambda: open_run(output_dir, fingerprint, arguments.resume)):
+    if agree(recipe, lambda: is_completed(output_dir, fingerprint, arguments.resume)):
         logger.info("%s is completed: nothing to do (%s)", output_dir, output_dir / SUMMARY)
         return 0
 
     tokenizer = load_tokenizer(arguments.model_name_or_path, arguments.trust_remote_code)
     data, held_out = load_data(arguments, tokenizer, meta_prompts)
     trainer = build_trainer(arguments, recipe, tokenizer, data, held_out, drain)
+    agree(recipe, lambda: claim_folder(output_dir, fingerprint))
     describe_run(trainer, data, held_out)
 
     before = measure_before(arguments, trainer, tokenizer, held_out)
@@ -105,9 +106,8 @@ def agree(recipe: RecipeArguments, decide: object) -> object:
     return decision
 
 
-def open_run(output_dir: Path, fingerprint: dict, resume: str) -> bool:
-    """True where the run is already completed; otherwise output_dir belongs to it from now on."""
-    output_dir.mkdir(parents=True, exist_ok=True)
+def is_completed(output_dir: Path, fingerprint: dict, resume: str) -> bool:
+    """Whether the run is completed already; ValueError if the folder holds another one."""
     exact_checkpoints.refuse_other_run(output_dir, fingerprint)
     if (output_dir / exact_checkpoints.COMPLETED).is_file():
         return True
@@ -115,9 +115,14 @@ def open_run(output_dir: Path, fingerprint: dict, resume: str) -> bool:
         raise ValueError(
             f"{output_dir} holds checkpoints already; --resume never needs another --output_dir"
         )
+    return False
+
+
+def claim_folder(output_dir: Path, fingerprint: dict) -> None:
+    """From now on the folder belongs to this run, whose data and model have been read."""
+    output_dir.mkdir(parents=True, exist_ok=True)
     exact_checkpoints.clear_staging(output_dir)
     exact_checkpoints.write_json(output_dir / exact_checkpoints.FINGERPRINT, fingerprint)
-    return False
 
 
 def load_data(

@@ -117,7 +117,8 @@ def test_bad_data_is_refused_naming_file_and_row(engrave, tmp_path, name, conten
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         engrave(tmp_path / "out", data_file=tmp_path / name)
-    assert not (tmp_path / "out" / "completed").exists()
+    # The folder was claimed by the bad file's fingerprint, and refused the mended one.
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_files_are_refused(engrave, tmp_path):
