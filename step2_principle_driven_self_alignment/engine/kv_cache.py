@@ -113,8 +113,7 @@ class _Fill:
         tokens = len(queries)
         folded = self.cache.scaled(queries)
         torch.bmm(folded, keys.permute(1, 2, 0), out=self.products)
-        by_token = (len(folded), tokens, -1, tokens)
-        torch.add(self.products.view(by_token), self.mask, out=self.scores.view(by_token))
+        self.scores.copy_(self.products).view(len(folded), tokens, -1, tokens).add_(self.mask)
         weights, sums = weigh(self.scores)
         outputs = torch.bmm(self.products.copy_(weights), values.transpose(0, 1))
         if self.prefix_tokens:
