@@ -19,7 +19,8 @@ def show_dry_run(settings: EngineSettings, work: LaunchWork) -> None:
         for p in prompts
     ]
     room = settings.max_own_tokens - settings.sampling.max_new_tokens
-    logger.info("%s", plan_memory(settings))
+    plan = plan_memory(settings)
+    logger.info("%s", plan)
     if prompts:
         first = own_part(prompts[0]["instruction"], prompts[0]["input"])
         logger.info("the first assembled prompt:\n%s%s", settings.prefix_text, first)
@@ -30,3 +31,4 @@ def show_dry_run(settings: EngineSettings, work: LaunchWork) -> None:
         *(min(own_tokens, default=0), max(own_tokens, default=0), sum(own_tokens)),
         *(sum(count > room for count in own_tokens), room),
     )
+    plan.check()

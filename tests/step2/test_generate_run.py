@@ -200,6 +200,11 @@ def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
+    assert generate(*arguments, "--dry_run", "--slots", "1000000") == 1
+    assert "or fewer" in caplog.text
+
+
 def test_samples_are_shown(generate, arguments, caplog):
     caplog.set_level("INFO")
     assert generate(*arguments, "--limit", 3, "--show", 2) == 0
