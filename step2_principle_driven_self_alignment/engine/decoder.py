@@ -146,8 +146,8 @@ def cover(lengths: Sequence[int], segment_tokens: int) -> list[Piece]:
         reached = [length > segment * segment_tokens for length in longest]
         for is_reached, run in itertools.groupby(range(len(blocks)), reached.__getitem__):
             if is_reached:
-                first, *others = run
-                stop = ((others or [first])[-1] + 1) * SLOTS_PER_BLOCK
-                slots = slice(first * SLOTS_PER_BLOCK, min(stop, len(lengths)))
+                run = list(run)
+                stop = min((run[-1] + 1) * SLOTS_PER_BLOCK, len(lengths))
+                slots = slice(run[0] * SLOTS_PER_BLOCK, stop)
                 pieces.append(Piece(segment, slots, segment_tokens))
     return pieces

@@ -96,7 +96,10 @@ def choose_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.
 
 
 class Engine:
-    """Loads a model and computes the prefix; then answers requests."""
+    """Loads a model and computes the prefix; then answers requests.
+
+    `ranks` tells where this process stands: its group of the launch, and whether it leads it.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         """Raises ValueError or FileNotFoundError before any weight is read, where it can."""
@@ -126,21 +129,6 @@ class Engine:
             )
         with self.statistics.stage("prefix"):
             self._decoder.fill_prefix(prefix)
-
-    @property
-    def is_group_leader(self) -> bool:
-        """Whether this rank speaks for its tensor-parallel group."""
-        return self.ranks.is_group_leader
-
-    @property
-    def group_index(self) -> int:
-        """Which of the launch's data-parallel groups this rank belongs to."""
-        return self.ranks.group_index
-
-    @property
-    def group_count(self) -> int:
-        """How many data-parallel groups the launch has."""
-        return self.ranks.group_count
 
     def generate(
         self,

@@ -44,7 +44,7 @@ def run_case(
         EngineSettings(Path(model_dir), prefix_text, sampling=drawing, **settings),
     )
     if shares:
-        requests = requests[engine.group_index :: engine.group_count]
+        requests = requests[engine.ranks.group_index :: engine.ranks.group_count]
     id_of = {noise_key(drawing.seed, name): name for name, _ in requests}
     logits = defaultdict(dict)
     sample = generation.sample
@@ -58,7 +58,7 @@ def run_case(
     completions = []
 
     def should_drain() -> bool:
-        return not engine.is_group_leader or len(completions) >= drain_after
+        return not engine.ranks.is_group_leader or len(completions) >= drain_after
 
     try:
         asked = [Request(*request) for request in requests]
@@ -76,8 +76,8 @@ def run_case(
             name: torch.stack([rows[position] for position in sorted(rows)])
             for name, rows in logits.items()
         },
-        "is_group_leader": engine.is_group_leader,
-        "group_index": engine.group_index,
+        "is_group_leader": engine.ranks.is_group_leader,
+        "group_index": engine.ranks.group_index,
     }
 
 
