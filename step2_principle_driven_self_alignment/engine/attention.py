@@ -1,79 +1,91 @@
-"""Attention over a shared prefix and an own part: matrix products, joined exactly.
+"""Attention in two parts: over the prefix that all tokens share, and over a slot's own tokens.
 
-All queries see the same prefix, so the scores against it are one product whose keys are read once
-for the whole batch. What a query's own keys come to, an output and the log-sum-exp of its scores,
-enters the prefix's softmax as one more column (Hydragen, arXiv 2402.05099, merges two parts by
-their log-sum-exps; here a row needs no second pass to find that of the prefix).
+All queries meet the same prefix, so that their scores are one matrix product whose keys are read
+once for the whole batch.
 """
 
 import torch
 
-OWN_COLUMN_ALIGNMENT = 32  # matrix products dislike odd sizes
+from engine.kv_cache import KeyValueCache, padded_prefix
+from engine.operations import Operations
 
 
-def fold_groups(heads: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """[tokens, heads, head_dim] -> [kv_heads, tokens * group, head_dim].
+class CachedAttention:
+    """How a batch of tokens attends in every layer, and where its keys and values are stored."""
 
-    Query heads that share a key/value head become rows of one matrix.
-    """
-    tokens, _, head_dim = heads.shape
-    grouped = heads.view(tokens, kv_heads, -1, head_dim)
-    return grouped.transpose(0, 1).reshape(kv_heads, -1, head_dim)
+    def __init__(
+        self,
+        operations: Operations,
+        prefix: torch.Tensor,
+        prefix_tokens: int,
+        own: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        """The first `prefix_tokens` tokens of `prefix` are seen; `prefix`, `own`: as in the cache.
 
+        slots, positions: int64 [tokens], where each token belongs in `own`; it sees the slot's
+        tokens up to itself.
+        """
+        self.operations = operations
+        self.prefix, self.prefix_tokens = (
+            prefix[:, :, :, : padded_prefix(prefix_tokens)],
+            prefix_tokens,
+        )
+        self.own, self.slots, self.positions = own, slots, positions
+        self.scores: torch.Tensor | None = None  # one layer after the other uses the same room
 
-def unfold_groups(folded: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Undoes `fold_groups`."""
-    kv_heads, _, head_dim = folded.shape
-    return folded.view(kv_heads, tokens, -1, head_dim).transpose(0, 1).reshape(tokens, -1, head_dim)
+    def __call__(
+        self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+    ) -> torch.Tensor:
+        """heads: [tokens, heads + 2 kv_heads, head_dim], queries, keys and values, not rotated.
 
+        cosines, sines: [tokens, head_dim]. Returns [tokens, heads, head_dim].
+        """
+        own = self.own[layer]
+        queries = self.operations.place(heads, cosines, sines, self.slots, self.positions, *own)
+        prefix = self._attend_prefix(layer, queries)
+        return self.operations.attend_own(queries, *own, self.slots, self.positions, *prefix)
 
-def padded_prefix(tokens: int) -> int:
-    """Columns of a prefix with the own part's, filled up to a size that products like."""
-    return -(-(tokens + 1) // OWN_COLUMN_ALIGNMENT) * OWN_COLUMN_ALIGNMENT
-
-
-def weigh(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax of float32 scores [..., keys] in their place, and their log-sum-exps [...]."""
-    highest = scores.amax(dim=-1)
-    weights = torch.softmax(scores, dim=-1, out=scores)
-    # The highest weight is exp(highest - log-sum-exp): much cheaper than another pass of exp.
-    return weights, highest - weights.amax(dim=-1).log()
-
-
-def join_prefix(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    prefix_tokens: int,
-    own_outputs: torch.Tensor,
-    own_sums: torch.Tensor,
-    scores: torch.Tensor,
-) -> torch.Tensor:
-    """Attention over the prefix and an own part whose attention is known.
-
-    queries: [kv_heads, rows, head_dim], scaled; keys, values: [kv_heads, columns, head_dim], zero
-    from column `prefix_tokens` on; own_outputs: like queries; own_sums: float32 [kv_heads, rows];
-    scores: room for [kv_heads, rows, columns].
-    """
-    torch.bmm(queries, keys.transpose(1, 2), out=scores)
-    scores[..., prefix_tokens:] = float("-inf")
-    column = own_sums.to(scores.dtype)
-    scores[..., prefix_tokens] = column
-    weights = torch.softmax(scores, dim=-1, out=scores)
-    outputs = torch.bmm(weights, values)  # the own column's value is zero
-    # Put right what rounding the log-sum-exp to the scores' type did to the own part's weight.
-    rounded = weights[..., prefix_tokens].float()
-    own = rounded * torch.exp(own_sums - column.float())
-    total = own + (1 - rounded)
-    joined = outputs.float().addcmul_(own_outputs.float(), own.unsqueeze(-1))
-    return joined.div_(total.unsqueeze(-1)).to(queries.dtype)
+    def _attend_prefix(
+        self, layer: int, queries: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The prefix's values times their weights, the highest scores and the weights' sums."""
+        keys, values = self.prefix[layer]
+        if self.scores is None:
+            self.scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
+        if self.prefix_tokens == 0:
+            nothing = queries.new_zeros(queries.shape[:2], dtype=torch.float32)
+            return torch.zeros_like(queries), nothing - torch.inf, nothing
+        torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
+        highest, totals = self.operations.weigh(self.scores, self.prefix_tokens)
+        return torch.bmm(self.scores, values), highest, totals
 
 
-def causal_mask(lengths: list[int], device: torch.device) -> torch.Tensor:
-    """For sequences laid end to end: 0 where a token sees another, minus infinity elsewhere.
+def attend_to_cache(
+    cache: KeyValueCache, operations: Operations, slots: torch.Tensor, positions: torch.Tensor
+) -> CachedAttention:
+    """For tokens of sequences in their slots, behind the whole prefix."""
+    prefix_tokens = cache.shape.prefix_tokens
+    return CachedAttention(operations, cache.prefix, prefix_tokens, cache.own, slots, positions)
 
-    Returns float32 [tokens, tokens].
-    """
-    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    seen = (sequence[:, None] == sequence).tril()
-    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).to(device)
+
+class PrefixPiece(CachedAttention):
+    """For tokens of the prefix, which become a part of it: they see what is there already."""
+
+    def __init__(self, cache: KeyValueCache, operations: Operations, piece: slice) -> None:
+        positions = torch.arange(piece.stop - piece.start, device=cache.own.device)
+        sizes = (2, 1, cache.shape.kv_heads, len(positions), cache.shape.head_dim)
+        # A slot for the piece, whose room one layer after the other uses.
+        own = cache.own.new_empty(sizes).expand(cache.shape.layers, *sizes)
+        slots = torch.zeros_like(positions)
+        super().__init__(operations, cache.prefix, piece.start, own, slots, positions)
+        self.stored = cache.prefix[:, :, :, piece]
+
+    def __call__(
+        self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+    ) -> torch.Tensor:
+        """As for other tokens."""
+        outputs = super().__call__(layer, heads, cosines, sines)
+        self.stored[layer] = self.own[layer][:, 0]
+        return outputs

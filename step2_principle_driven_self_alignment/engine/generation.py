@@ -112,9 +112,8 @@ class Generation:
 
     def _decode(self, scheduler: Scheduler) -> None:
         live = len(scheduler.live)
-        lengths = [sequence.drawn_length for sequence in scheduler.live]
         with self.statistics.stage("decode"):
-            logits = self.decoder.step(self._state[0, :live], self._state[1, :live], lengths)
+            logits = self.decoder.step(self._state[0, :live], self._state[1, :live])
             self._state[1, :live] += 1
         self._draw(logits, scheduler.live, 0)
         self.statistics.steps += 1

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine.attention import padded_prefix
 from engine.head_layout import HeadLayout, padded_share
-from engine.kv_cache import SEGMENT_TOKENS
+from engine.kv_cache import padded_prefix
 from engine.model_config import ModelConfig
+from engine.operations import TOKENS_AT_A_TIME
 
 GIB = 2**30
 PREFILL_TOKENS = 512  # tokens of the prefix, or of new prompts, that go through the model at once
@@ -73,13 +73,14 @@ def plan(
     token = 2 * config.layers * layout.kv_heads_per_rank * config.head_dim * size
     weights = _count_weights(config, layout) * size
     prefix = padded_prefix(prefix_tokens) * token
-    slot = -(-own_tokens // SEGMENT_TOKENS) * SEGMENT_TOKENS * token
+    slot = own_tokens * token
     logits = config.vocab_size * LOGITS_COPIES * torch.float32.itemsize  # of one slot
     filled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
     states = filled * _count_states(config, layout) * torch.float32.itemsize
-    columns = padded_prefix(prefix_tokens)
-    fill_scores = heads * filled * (columns * size + filled * (size + 8))
-    step_scores = heads * (columns * size + own_tokens * (size + 8))  # of one slot
+    # Without compiled operations, scores and some keys are copied as float32.
+    copied = size + torch.float32.itemsize
+    states += TOKENS_AT_A_TIME * slot // config.layers // size * copied
+    scores = heads * padded_prefix(prefix_tokens) * copied  # of one token
     free = available - weights - prefix - states
     return MemoryPlan(
         weights=weights,
@@ -87,10 +88,10 @@ def plan(
         slot=slot,
         slots=slots,
         # Prompts are filled and tokens decoded in turn.
-        workspace=states + slots * logits + max(fill_scores, slots * step_scores),
+        workspace=states + slots * logits + max(filled, slots) * scores,
         available=available,
         largest_slots=min(
-            (free - fill_scores) // (slot + logits), free // (slot + logits + step_scores)
+            (free - filled * scores) // (slot + logits), free // (slot + logits + scores)
         ),
     )
 

@@ -3,6 +3,7 @@
 N: tokens in the batch, C: hidden size. Sizes of heads and widths are one rank's share.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 from engine.head_layout import HeadLayout, padded_share
 from engine.linear import ColumnLinear, RowLinear
 from engine.model_config import ModelConfig, RopeScaling
+from engine.operations import Operations
 
-# (layer, queries [N, heads, D], keys [N, kv_heads, D], values) -> outputs [N, heads, D]
+# (layer, [N, heads + 2 kv_heads, D], cosines [N, D], sines [N, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -39,7 +41,7 @@ def rotary_frequencies(config: ModelConfig) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Queries, keys and values from one matrix, rotated by position."""
+    """Queries, keys and values from one matrix."""
 
     def __init__(self, config: ModelConfig, layout: HeadLayout) -> None:
         super().__init__()
@@ -56,41 +58,26 @@ class Attention(nn.Module):
             self.query_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
             self.key_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
 
-    def forward(
-        self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Callable
-    ) -> torch.Tensor:
-        """hidden: [N, C]; cosines, sines: [N, 1, D]."""
-        tokens = len(hidden)
-        qkv = self.qkv(hidden).view(tokens, -1, self.head_dim)  # [N, heads + 2 kv_heads, D]
-        rotated, values = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+    def forward(self, normed: torch.Tensor, rotary: tuple, attend: Callable) -> torch.Tensor:
+        """normed: [N, C]; rotary: cosines, sines [N, D]."""
+        tokens = len(normed)
+        heads = self.qkv(normed).view(tokens, -1, self.head_dim)  # [N, heads + 2 kv_heads, D]
         if hasattr(self, "query_norm"):
-            queries, keys = rotated.split((self.heads, self.kv_heads), dim=1)
-            queries = F.rms_norm(queries, (self.head_dim,), self.query_norm, self.epsilon)
-            keys = F.rms_norm(keys, (self.head_dim,), self.key_norm, self.epsilon)
-            rotated = torch.cat((queries, keys), dim=1)
-        rotated = rotate(rotated, cosines, sines)
-        queries, keys = rotated.split((self.heads, self.kv_heads), dim=1)
-        attended = attend(queries, keys, values)
-        return self.output(attended.reshape(tokens, -1))
-
-
-def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of [N, heads, D]; `sines` are negative in their first half."""
-    return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, dims=-1), sines)
+            queries, keys, _ = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+            size = (self.head_dim,)
+            queries.copy_(F.rms_norm(queries, size, self.query_norm, self.epsilon))
+            keys.copy_(F.rms_norm(keys, size, self.key_norm, self.epsilon))
+        return self.output(attend(heads, *rotary).view(tokens, -1))
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (arXiv 2002.05202), gate and up from one matrix."""
+    """SwiGLU, gate and up from one matrix."""
 
     def __init__(self, config: ModelConfig, ranks: int) -> None:
         super().__init__()
         width = padded_share(config.feed_forward_size, ranks) * ranks
         self.gate_up = _column_parallel(config.hidden_size, 2 * width)
         self.down = _row_parallel(width, config.hidden_size)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(hidden).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up))
 
 
 class Block(nn.Module):
@@ -103,20 +90,22 @@ class Block(nn.Module):
         self.feed_forward_norm = _norm(config)
         self.feed_forward = FeedForward(config, layout.ranks)
 
-    def forward(self, hidden: torch.Tensor, rotary: tuple, attend: Callable) -> torch.Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), *rotary, attend)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
-
 
 class Transformer(nn.Module):
     """The whole model on one rank; weights are filled in by `weights.load_weights`."""
 
     def __init__(
-        self, config: ModelConfig, layout: HeadLayout, positions: int, device: torch.device
+        self,
+        config: ModelConfig,
+        layout: HeadLayout,
+        operations: Operations,
+        positions: int,
+        device: torch.device,
     ) -> None:
         """`positions`: how many tokens a sequence can have, prefix and own part."""
         super().__init__()
         self.config = config
+        self.operations = operations
         padded_vocab = padded_share(config.vocab_size, layout.ranks) * layout.ranks
         self.embedding = VocabParallelEmbedding(
             padded_vocab, config.hidden_size, init_method=_leave_unset
@@ -137,11 +126,21 @@ class Transformer(nn.Module):
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """token_ids, positions: [N]. Returns the last layer's normed states, [N, C]."""
-        rotary = self.cosines[positions].unsqueeze(1), self.sines[positions].unsqueeze(1)
-        hidden = self.embedding(token_ids)
+        rotary = self.cosines[positions], self.sines[positions]
+        stream, delta = self.embedding(token_ids), None
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, rotary, lambda *qkv, layer=layer: attend(layer, *qkv))
-        return self.norm(hidden)
+            normed = self._add_norm(stream, delta, block.attention_norm)
+            delta = block.attention(normed, rotary, functools.partial(attend, layer))
+            normed = self._add_norm(stream, delta, block.feed_forward_norm)
+            gate_up = block.feed_forward.gate_up(normed)
+            delta = block.feed_forward.down(self.operations.swiglu(gate_up))
+        return self._add_norm(stream, delta, self.norm)
+
+    def _add_norm(
+        self, stream: torch.Tensor, delta: torch.Tensor | None, norm: nn.RMSNorm
+    ) -> torch.Tensor:
+        """Adds delta to the stream in its place; returns the stream's norm."""
+        return self.operations.add_norm(stream, delta, norm.weight, norm.eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, C] -> float32 [N, vocabulary], equal on all ranks."""

@@ -1,15 +1,14 @@
 """Attention split into prefix and own part against dense attention in float64."""
 
-import random
-
 import pytest
 import torch
-from engine.decoder import cover
-from engine.kv_cache import CacheShape, DecodeStep, KeyValueCache, Piece, PrefixFill, PromptFill
+from engine.attention import PrefixPiece, attend_to_cache
+from engine.kv_cache import CacheShape, KeyValueCache
+from engine.operations import choose_operations
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 3e-2}
-KV_HEADS, HEAD_DIM, SLOTS, OWN_TOKENS, SEGMENT_TOKENS = 2, 24, 20, 40, 16
+KV_HEADS, HEAD_DIM, SLOTS, OWN_TOKENS, LAYERS = 2, 32, 20, 40, 2
 LAYER = 1
 
 
@@ -18,16 +17,12 @@ class Texts:
 
     def __init__(self, prefix_tokens, group, dtype, device, scale=1.0):
         torch.manual_seed(prefix_tokens + group)
-        self.prefix_tokens, self.group, self.dtype, self.device = (
-            prefix_tokens,
-            group,
-            dtype,
-            device,
-        )
+        self.prefix_tokens, self.group, self.dtype = prefix_tokens, group, dtype
+        self.device = torch.device(device)
         self.scale, self.tolerance = scale, TOLERANCE[dtype] * scale  # rounded scores weigh more
-        segment = OWN_TOKENS if device == "cuda" else SEGMENT_TOKENS
-        sizes = (2, KV_HEADS, group, HEAD_DIM, prefix_tokens, SLOTS, OWN_TOKENS, segment)
-        self.cache = KeyValueCache(CacheShape(*sizes), dtype, torch.device(device))
+        shape = CacheShape(LAYERS, KV_HEADS, HEAD_DIM, prefix_tokens, SLOTS, OWN_TOKENS)
+        self.cache = KeyValueCache(shape, dtype, self.device)
+        self.operations = choose_operations(self.device, dtype, HEAD_DIM, group)
         self.prefix = self.draw(prefix_tokens)
 
     def draw(self, tokens):
@@ -36,6 +31,17 @@ class Texts:
         drawn = (torch.randn(tokens, n, HEAD_DIM) for n in heads)
         queries, keys, values = (x.to(self.device, self.dtype) for x in drawn)
         return queries * self.scale, keys, values
+
+    def attend(self, attention, parts):
+        """Through the cache, with a rotation that turns nothing."""
+        heads = torch.cat(parts, dim=1)
+        cosines = torch.ones(len(heads), HEAD_DIM, dtype=self.dtype, device=self.device)
+        return attention(LAYER, heads, cosines, torch.zeros_like(cosines))
+
+    def attend_slots(self, slots, positions, parts):
+        """Tokens at positions of slots, behind the whole prefix."""
+        places = (torch.tensor(x, device=self.device) for x in (slots, positions))
+        return self.attend(attend_to_cache(self.cache, self.operations, *places), parts)
 
     def dense(self, sequence):
         """Causal attention over the prefix and a sequence, for the sequence's queries alone."""
@@ -54,7 +60,8 @@ class Texts:
         for tokens in pieces:
             piece = slice(start, start + tokens)
             start += tokens
-            outputs.append(PrefixFill(self.cache, piece)(LAYER, *(x[piece] for x in self.prefix)))
+            attention = PrefixPiece(self.cache, self.operations, piece)
+            outputs.append(self.attend(attention, [x[piece] for x in self.prefix]))
         return torch.cat(outputs)
 
     def assert_equal(self, outputs, expected):
@@ -89,7 +96,7 @@ def test_prefix_prompts_and_steps_attend_as_dense_attention(prefix, group, dtype
             torch.stack([part[position] for part, position in zip(column, now, strict=True)])
             for column in zip(*sequences, strict=True)
         ]
-        outputs = decode(texts, now)(LAYER, *rows)
+        outputs = decode(texts, now, rows)
         expected = [
             texts.dense([x[: position + 1] for x in sequence])[-1]
             for sequence, position in zip(sequences, now, strict=True)
@@ -105,19 +112,15 @@ def fill(texts, sequences, lengths):
             for sequence, length in zip(sequences[first:stop], lengths[first:stop], strict=True)
         ]
         flat = [torch.cat(parts) for parts in zip(*prompts, strict=True)]
-        outputs = PromptFill(texts.cache, first, lengths[first:stop])(LAYER, *flat)
+        slots = [slot for slot in range(first, stop) for _ in range(lengths[slot])]
+        positions = [position for slot in range(first, stop) for position in range(lengths[slot])]
+        outputs = texts.attend_slots(slots, positions, flat)
         texts.assert_equal(outputs, torch.cat([texts.dense(prompt) for prompt in prompts]))
 
 
-def decode(texts, positions):
-    """A step at these positions, as the decoder covers them on this device."""
-    lengths = [position + 1 for position in positions]
-    pieces = (
-        [Piece(0, slice(0, len(lengths)), OWN_TOKENS)]
-        if texts.device == "cuda"
-        else cover(lengths, SEGMENT_TOKENS)
-    )
-    return DecodeStep(texts.cache, torch.tensor(positions, device=texts.device), pieces)
+def decode(texts, positions, rows):
+    """A step of the first slots at these positions."""
+    return texts.attend_slots(list(range(len(positions))), positions, rows)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -128,7 +131,7 @@ def test_a_moved_slot_attends_as_before_and_what_lay_there_is_forgotten(device):
     fill(texts, [long, texts.draw(9), short], [35, 9, 20])
     texts.cache.move(2, 0, 20)
     rows = [torch.stack([x[20], x[20]]) for x in short]
-    outputs = decode(texts, [20, 9])(LAYER, *rows)
+    outputs = decode(texts, [20, 9], rows)
     texts.assert_equal(outputs[:1], texts.dense(short)[-1:])
 
 
@@ -140,23 +143,6 @@ def test_scores_far_apart_neither_overflow_nor_vanish(device, dtype):
     sequences = [texts.draw(9), texts.draw(3)]
     fill(texts, [*sequences, texts.draw(4)], [8, 2, 4])
     rows = [torch.stack([a[8], b[2]]) for a, b in zip(*sequences, strict=True)]
-    outputs = decode(texts, [8, 2])(LAYER, *rows)
+    outputs = decode(texts, [8, 2], rows)
     expected = [texts.dense(sequence)[-1] for sequence in sequences]
     texts.assert_equal(outputs[:2], torch.stack(expected))
-
-
-def test_pieces_cover_every_token_once_and_no_free_slot():
-    random.seed(0)
-    for _ in range(200):
-        lengths = [random.randint(1, 100) for _ in range(random.randint(1, 40))]
-        covered = {}
-        for piece in cover(lengths, SEGMENT_TOKENS):
-            assert 0 < piece.tokens <= SEGMENT_TOKENS
-            assert 0 <= piece.slots.start < piece.slots.stop <= len(lengths)
-            for slot in range(piece.slots.start, piece.slots.stop):
-                assert (slot, piece.segment) not in covered
-                covered[slot, piece.segment] = piece.tokens
-        for slot, length in enumerate(lengths):
-            for segment in range(-(-length // SEGMENT_TOKENS)):
-                wanted = min(length - segment * SEGMENT_TOKENS, SEGMENT_TOKENS)
-                assert covered[slot, segment] >= wanted

@@ -1,0 +1,250 @@
+/* What a step does between its matrix products, each in one pass over memory.
+
+   Compiled when the engine starts, for one model and one processor: HEAD_DIM, GROUP (query heads
+   to a key/value head) and BFLOAT16 are given on the command line. operations.py says the same in
+   PyTorch; shapes are row-major, and every sum is taken in float32. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if BFLOAT16
+typedef uint16_t element;
+
+static inline float load(element x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline element store(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16; /* to the nearest, ties to even */
+}
+#else
+typedef float element;
+static inline float load(element x) { return x; }
+static inline element store(float x) { return x; }
+#endif
+
+static inline float larger(float a, float b) { return a > b ? a : b; } /* unlike fmaxf, one instruction */
+
+/* exp(x) for x <= 88, within two units of the last place: a power of two times a polynomial.
+   Written out because compilers vectorise the library's only where they may reorder all sums. */
+static inline float exponential(float x)
+{
+    x = larger(x, -87);
+    float whole = rintf(x * 1.44269504f);
+    float rest = x - whole * 0.693145752f - whole * 1.42860677e-6f;
+    float sum = 1.0f / 720;
+    sum = sum * rest + 1.0f / 120;
+    sum = sum * rest + 1.0f / 24;
+    sum = sum * rest + 1.0f / 6;
+    sum = sum * rest + 0.5f;
+    sum = sum * rest + 1;
+    sum = sum * rest + 1;
+    int32_t bits = ((int32_t)whole + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+/* stream += delta (unless it is null); outputs = stream / rms(stream) * weight. */
+void add_norm(element *stream, const element *delta, const element *weight, element *outputs,
+              int64_t rows, int64_t width, float epsilon)
+{
+#pragma omp parallel for
+    for (int64_t row = 0; row < rows; row++) {
+        element *x = stream + row * width;
+        float squares = 0;
+        if (delta) {
+            const element *added = delta + row * width;
+#pragma omp simd
+            for (int64_t i = 0; i < width; i++)
+                x[i] = store(load(x[i]) + load(added[i]));
+        }
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < width; i++)
+            squares += load(x[i]) * load(x[i]);
+        float factor = 1 / sqrtf(squares / width + epsilon);
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            outputs[row * width + i] = store(load(x[i]) * factor * load(weight[i]));
+    }
+}
+
+/* gate_up [rows, 2, width] -> outputs [rows, width]: gate / (1 + exp(-gate)) * up. */
+void swiglu(const element *gate_up, element *outputs, int64_t rows, int64_t width)
+{
+#pragma omp parallel for
+    for (int64_t row = 0; row < rows; row++) {
+        const element *gate = gate_up + 2 * row * width, *up = gate + width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) {
+            float x = load(gate[i]);
+            outputs[row * width + i] = store(x / (1 + exponential(-larger(x, -87))) * load(up[i]));
+        }
+    }
+}
+
+/* Rotates the queries and keys of heads [tokens, (GROUP + 2) * kv_heads, HEAD_DIM] by cosines and
+   sines [tokens, HEAD_DIM], the latter negative in their first half. Queries go to [kv_heads, tokens * GROUP, HEAD_DIM]; keys and values to
+   their slot's place in [slots, kv_heads, own_tokens, HEAD_DIM]. */
+void place(const element *heads, const element *cosines, const element *sines,
+           const int64_t *slots, const int64_t *positions, element *queries, element *own_keys,
+           element *own_values, int64_t tokens, int64_t kv_heads, int64_t own_tokens)
+{
+    int64_t query_heads = GROUP * kv_heads, all_heads = query_heads + 2 * kv_heads;
+#pragma omp parallel for
+    for (int64_t token = 0; token < tokens; token++) {
+        const element *cosine = cosines + token * HEAD_DIM, *sine = sines + token * HEAD_DIM;
+        for (int64_t head = 0; head < all_heads; head++) {
+            const element *from = heads + (token * all_heads + head) * HEAD_DIM;
+            int64_t kv_head = (head - query_heads) % kv_heads;
+            int64_t own = ((slots[token] * kv_heads + kv_head) * own_tokens + positions[token]);
+            if (head >= query_heads + kv_heads) {
+                memcpy(own_values + own * HEAD_DIM, from, HEAD_DIM * sizeof *from);
+                continue;
+            }
+            int64_t row = (head / GROUP * tokens + token) * GROUP + head % GROUP;
+            element *to = head < query_heads ? queries + row * HEAD_DIM : own_keys + own * HEAD_DIM;
+#pragma omp simd
+            for (int64_t i = 0; i < HEAD_DIM / 2; i++) {
+                float first = load(from[i]), second = load(from[i + HEAD_DIM / 2]);
+                to[i] = store(first * load(cosine[i]) + second * load(sine[i]));
+                to[i + HEAD_DIM / 2] = store(second * load(cosine[i + HEAD_DIM / 2]) +
+                                             first * load(sine[i + HEAD_DIM / 2]));
+            }
+        }
+    }
+}
+
+/* scores [rows, columns] become exp(scale * (score - highest)) in their first `used` columns and
+   zero beyond; highest [rows], scaled, and total [rows] are each row's maximum and sum. */
+void weigh(element *scores, float *highest, float *total, int64_t rows, int64_t columns,
+           int64_t used, float scale)
+{
+#pragma omp parallel for
+    for (int64_t row = 0; row < rows; row++) {
+        element *x = scores + row * columns;
+        float top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t i = 0; i < used; i++)
+            top = larger(top, load(x[i]));
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < used; i++) {
+            float weight = exponential(scale * (load(x[i]) - top));
+            x[i] = store(weight);
+            sum += weight;
+        }
+        memset(x + used, 0, (columns - used) * sizeof *x);
+        highest[row] = scale * top;
+        total[row] = sum;
+    }
+}
+
+/* Sixteen numbers that the compiler is to keep in registers. */
+typedef float lanes __attribute__((vector_size(64)));
+enum { LANES = 16, PARTS = HEAD_DIM / LANES, CACHE_LINE = 64 / sizeof(element) };
+
+static inline lanes load_lanes(const element *from)
+{
+#if BFLOAT16
+    typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+    typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+    halves bits;
+    memcpy(&bits, from, sizeof bits);
+    return (lanes)(__builtin_convertvector(bits, words) << 16);
+#else
+    lanes values;
+    memcpy(&values, from, sizeof values);
+    return values;
+#endif
+}
+
+static inline float sum_lanes(lanes x)
+{
+    typedef float eight __attribute__((vector_size(32)));
+    typedef float four __attribute__((vector_size(16)));
+    eight halves[2];
+    four quarters[2];
+    memcpy(halves, &x, sizeof x);
+    halves[0] += halves[1];
+    memcpy(quarters, halves, sizeof quarters);
+    quarters[0] += quarters[1];
+    return quarters[0][0] + quarters[0][1] + (quarters[0][2] + quarters[0][3]);
+}
+
+/* Attention of one key/value head's queries [GROUP, HEAD_DIM] over `length` own keys, joined with
+   what the prefix came to: outputs before division by their total, and the highest score. */
+static void attend(const element *queries, const element *keys, const element *values,
+                   int64_t length, const element *prefix, const float *highest,
+                   const float *total, float scale, element *outputs)
+{
+    float scores[GROUP][length], divisors[GROUP], kept[GROUP];
+    lanes query[GROUP][PARTS];
+    for (int g = 0; g < GROUP; g++)
+        for (int part = 0; part < PARTS; part++)
+            query[g][part] = scale * load_lanes(queries + g * HEAD_DIM + part * LANES);
+    for (int64_t t = 0; t < length; t++) {
+        lanes products[GROUP] = {{0}};
+        /* What the second loop reads comes from memory while the first one computes. */
+        for (int i = 0; i < HEAD_DIM; i += CACHE_LINE)
+            __builtin_prefetch(values + t * HEAD_DIM + i);
+        for (int part = 0; part < PARTS; part++) {
+            lanes key = load_lanes(keys + t * HEAD_DIM + part * LANES);
+            for (int g = 0; g < GROUP; g++)
+                products[g] += query[g][part] * key;
+        }
+        for (int g = 0; g < GROUP; g++)
+            scores[g][t] = sum_lanes(products[g]);
+    }
+    for (int g = 0; g < GROUP; g++) {
+        float top = highest[g], sum = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t t = 0; t < length; t++)
+            top = larger(top, scores[g][t]);
+#pragma omp simd reduction(+ : sum)
+        for (int64_t t = 0; t < length; t++)
+            sum += scores[g][t] = exponential(scores[g][t] - top);
+        kept[g] = exponential(highest[g] - top);
+        divisors[g] = sum + kept[g] * total[g];
+    }
+    for (int part = 0; part < PARTS; part++) {
+        lanes sums[GROUP];
+        for (int g = 0; g < GROUP; g++)
+            sums[g] = kept[g] * load_lanes(prefix + g * HEAD_DIM + part * LANES);
+        for (int64_t t = 0; t < length; t++) {
+            lanes value = load_lanes(values + t * HEAD_DIM + part * LANES);
+            for (int g = 0; g < GROUP; g++)
+                sums[g] += scores[g][t] * value;
+        }
+        for (int g = 0; g < GROUP; g++)
+            for (int i = 0; i < LANES; i++)
+                outputs[g * HEAD_DIM + part * LANES + i] = store(sums[g][i] / divisors[g]);
+    }
+}
+
+/* Each token sees its slot's own keys up to its position, and the prefix. queries, prefix:
+   [kv_heads, tokens * GROUP, HEAD_DIM]; highest, total: [kv_heads, tokens * GROUP]; own_keys,
+   own_values: [slots, kv_heads, own_tokens, HEAD_DIM]; outputs: [tokens, kv_heads * GROUP,
+   HEAD_DIM]. */
+void attend_own(const element *queries, const element *own_keys, const element *own_values,
+                const int64_t *slots, const int64_t *positions, const element *prefix,
+                const float *highest, const float *total, element *outputs, int64_t tokens,
+                int64_t kv_heads, int64_t own_tokens, float scale)
+{
+#pragma omp parallel for collapse(2) schedule(dynamic, 4)
+    for (int64_t token = 0; token < tokens; token++)
+        for (int64_t head = 0; head < kv_heads; head++) {
+            int64_t row = (head * tokens + token) * GROUP;
+            int64_t own = (slots[token] * kv_heads + head) * own_tokens * HEAD_DIM;
+            attend(queries + row * HEAD_DIM, own_keys + own, own_values + own,
+                   positions[token] + 1, prefix + row * HEAD_DIM, highest + row, total + row, scale,
+                   outputs + (token * kv_heads + head) * GROUP * HEAD_DIM);
+        }
+}
