@@ -8,6 +8,7 @@ long prefix, turn by turn, each run to the end of its last response:
   continuous  transformers' continuous batching, full pages of the prefix shared
   first       the algorithm of the method's first implementation: the prefix copied for every
               sequence, layer and step; no batch ends before its longest response
+  vllm        vLLM with its prefix cache, on CPU; where --vllm_python names an environment with it
 
 Prompts have 8 to 96 tokens; a response's length is drawn (exponential, mean 64, at most 192) and
 imposed on all ways. A rate is useful tokens, those of the responses, per second; the median of
@@ -16,6 +17,7 @@ the repeats counts. The prefix is computed before the clock starts, for all ways
     python scripts/benchmarks/benchmark_generation.py --size 120m
     python scripts/benchmarks/benchmark_generation.py --size 120m --scaling
     python scripts/benchmarks/benchmark_generation.py --size 120m --fixed_length 32
+    python scripts/benchmarks/benchmark_generation.py --size 120m --vllm_python env/bin/python
 """
 
 import argparse
@@ -49,6 +51,7 @@ from generation_workload import LENGTHS, Workload, draw_workload
 from roofline import Device, bound, known_device
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from vllm_peer import VllmPeer, find_vllm
 
 PEER_PROMPTS_ON_CPU = 8  # the peers take minutes for hundreds
 SHORT_PREFIX = 600  # tokens, for --scaling
@@ -75,6 +78,11 @@ def parse_args() -> argparse.Namespace:
         type=int,
         help=f"the peers answer this many of the prompts; by default {PEER_PROMPTS_ON_CPU} on "
         "CPU, all on CUDA",
+    )
+    parser.add_argument(
+        "--vllm_python",
+        type=Path,
+        help="Python of an environment with vLLM; adds it to the peers, and it answers all prompts",
     )
     parser.add_argument("--fixed_length", type=int, help="give all responses this many tokens")
     parser.add_argument(
@@ -117,6 +125,21 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.peer_prompts is None:
         args.peer_prompts = PEER_PROMPTS_ON_CPU if device.type == "cpu" else args.prompts
     args.peer_prompts = min(args.peer_prompts, args.prompts)
+    if args.vllm_python is not None:
+        check_vllm(parser, args)
+
+
+def check_vllm(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses a vLLM that can't be compared; otherwise adds it to the peers."""
+    if args.scaling:
+        parser.error("--scaling runs the engine alone; leave out --vllm_python")
+    if args.device != "cpu":
+        parser.error(f"--vllm_python is for --device cpu; the device is {args.device}")
+    try:
+        args.vllm_version = find_vllm(args.vllm_python)
+    except ValueError as error:
+        parser.error(f"--vllm_python: {error}")
+    args.peers = [*args.peers, VllmPeer.name]
 
 
 def main() -> None:
@@ -137,6 +160,9 @@ def main() -> None:
 
 def describe(args: argparse.Namespace) -> dict[str, Any]:
     """What is measured, and on what."""
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if args.vllm_python is not None:
+        versions["vllm"] = args.vllm_version
     device_name = torch.cuda.get_device_name() if args.device == "cuda" else processor_name()
     return {
         "size": args.size,
@@ -144,7 +170,7 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "device_name": device_name,
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": versions,
         "slots": args.slots,
         "prefix_tokens": args.prefix_tokens,
         "lengths": LENGTHS if args.fixed_length is None else f"{args.fixed_length} tokens each",
@@ -181,11 +207,10 @@ def load_engine(args: argparse.Namespace, folder: Path, workload: Workload) -> E
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All ways in turn; the engine first, so that the peak of its memory is its own."""
     workload = make_workload(args, args.prompts, args.prefix_tokens)
-    subset = workload.first(args.peer_prompts)
     resident = resident_bytes()
     engine = load_engine(args, folder, workload)
     engine.run(workload.first(args.slots))  # warms up
-    peers = PeerTurns(args, folder, subset)
+    peers = PeerTurns(args, folder, workload)
     engine_runs = []
     with tqdm(total=args.repeats * (1 + len(args.peers)), unit="run", file=sys.stderr) as progress:
         for _ in range(args.repeats):
@@ -199,7 +224,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     peers.close()
     ways = {"engine": summarize_runs(workload, engine_runs)}
     for name in args.peers:
-        ways[name] = summarize_runs(subset, peers.runs[name], peers.skipped.get(name))
+        ways[name] = summarize_runs(
+            peers.workloads[name], peers.runs[name], peers.skipped.get(name)
+        )
     results = {
         "ways": add_ratios(ways),
         "engine": summarize_engine(engine_runs, engine.startup, engine.plan, resident),
@@ -216,7 +243,11 @@ class PeerTurns:
     def __init__(self, args: argparse.Namespace, folder: Path, workload: Workload) -> None:
         self.args = args
         self.folder = folder
-        self.workload = workload
+        # vLLM answers hundreds of prompts in the engine's time or so, the others don't.
+        self.workloads = {
+            name: workload if name == VllmPeer.name else workload.first(args.peer_prompts)
+            for name in args.peers
+        }
         self.runs: dict[str, list[PeerRun]] = {name: [] for name in args.peers}
         self.skipped: dict[str, str] = {}
         self._model: PreTrainedModel | None = None
@@ -231,16 +262,21 @@ class PeerTurns:
         except (RuntimeError, ValueError, ImportError, NotImplementedError) as error:
             self.skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             return
-        assert [len(answer) for answer in run.tokens] == self.workload.lengths
+        assert [len(answer) for answer in run.tokens] == self.workloads[name].lengths
         self.runs[name].append(run)
 
     def _peer(self, name: str) -> Peer:
-        if self._model is None:
-            dtype, device = DTYPES[self.args.dtype], torch.device(self.args.device)
-            self._model = load_peer_model(self.folder, dtype, device)
         if name not in self._peers:
-            self._peers[name] = PEERS[name](self._model, self.workload, self.args.slots)
+            self._peers[name] = self._load(name)
         return self._peers[name]
+
+    def _load(self, name: str) -> Peer:
+        args, dtype, workload = self.args, DTYPES[self.args.dtype], self.workloads[name]
+        if name == VllmPeer.name:
+            return VllmPeer(args.vllm_python, self.folder, dtype, workload, args.slots)
+        if self._model is None:
+            self._model = load_peer_model(self.folder, dtype, torch.device(args.device))
+        return PEERS[name](self._model, workload, args.slots)
 
     def close(self) -> None:
         """Ends what the peers have started."""

@@ -1,4 +1,4 @@
-"""The ways of generating that the engine is compared with, all on transformers' own model.
+"""The ways of generating that the engine is compared with, here on transformers' own model.
 
 Each has computed the shared prefix before it is timed, as the engine has.
 """
@@ -37,8 +37,7 @@ class Peer(ABC):
 
     name: str
 
-    def __init__(self, model: PreTrainedModel, workload: Workload, slots: int) -> None:
-        self.model = model
+    def __init__(self, workload: Workload, slots: int) -> None:
         self.workload = workload
         self.slots = slots
 
@@ -48,6 +47,14 @@ class Peer(ABC):
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Gives back what the peer holds."""
+
+
+class TransformersPeer(Peer):
+    """A way that runs transformers' model, in this process."""
+
+    def __init__(self, model: PreTrainedModel, workload: Workload, slots: int) -> None:
+        super().__init__(workload, slots)
+        self.model = model
 
 
 def load_peer_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -77,7 +84,7 @@ class EachAtItsLength(StoppingCriteria):
         return input_ids.shape[1] >= self.ends
 
 
-class StaticBatches(Peer):
+class StaticBatches(TransformersPeer):
     """`generate()` over batches of prompts, each batch to the end of its longest response.
 
     The prefix is computed once and repeated for the rows of each batch. Prompts are sorted by
@@ -182,7 +189,7 @@ class FirstImplementation(StaticBatches):
         return Cache(layers=[CopiedPrefixLayer(keys, values) for keys, values in self.prefix])
 
 
-class ContinuousBatching(Peer):
+class ContinuousBatching(TransformersPeer):
     """transformers' continuous batching with a paged cache; full pages of the prefix are shared."""
 
     name = "continuous"
@@ -236,6 +243,6 @@ class ContinuousBatching(Peer):
             self.manager.stop(block=True, timeout=10, hard_stop=True)
 
 
-PEERS: dict[str, type[Peer]] = {
+PEERS: dict[str, type[TransformersPeer]] = {
     peer.name: peer for peer in (StaticBatches, ContinuousBatching, FirstImplementation)
 }

@@ -2,10 +2,14 @@
 
 import importlib
 import json
+import os
 import statistics
 import sys
+import venv
+from pathlib import Path
 
 import pytest
+import torch
 from engine.tokenizer import load_tokenizer
 
 TINY = ("--size", "15m", "--dtype", "fp32", "--repeats", "1")
@@ -18,6 +22,14 @@ def benchmark(repository):
     sys.path.append(folder)
     yield importlib.import_module
     sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
+    """The Python of an environment that holds no packages."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, symlinks=True)
+    return folder / "bin" / "python"
 
 
 def test_more_prompts_begin_with_the_same_ones(benchmark):
@@ -78,6 +90,9 @@ def test_sizes_are_what_their_names_say(benchmark):
         (["--output_json", "no/such/folder/out.json"], "there is no folder no/such/folder"),
         (["--bandwidth", "1e12"], "--bandwidth and --flops"),
         (["--temperature", "-1"], "temperature is -1"),
+        (["--vllm_python", "no/such/python"], "no/such/python is not a Python"),
+        (["--vllm_python", os.devnull], f"{os.devnull} is not a Python"),
+        (["--scaling", "--vllm_python", sys.executable], "leave out --vllm_python"),
     ],
 )
 def test_flags_are_checked_before_any_work(benchmark, monkeypatch, capsys, arguments, message):
@@ -86,6 +101,20 @@ def test_flags_are_checked_before_any_work(benchmark, monkeypatch, capsys, argum
         benchmark("benchmark_generation").parse_args()
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_environment_without_vllm_is_refused(benchmark, bare_python):
+    with pytest.raises(ValueError, match=r"could not import vllm \(ModuleNotFoundError: No mod"):
+        benchmark("vllm_peer").find_vllm(bare_python)
+
+
+def test_vllm_that_cannot_start_says_why(benchmark, bare_python, tmp_path):
+    workload = benchmark("generation_workload").draw_workload(100, 40, 2, None, 0)
+    peer = benchmark("vllm_peer").VllmPeer
+    with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'vllm'"):
+        peer(bare_python, tmp_path, torch.float32, workload, 2)
+    with pytest.raises(RuntimeError, match="process ended with exit code 1"):
+        peer(Path("/bin/false"), tmp_path, torch.float32, workload, 2)
 
 
 @pytest.mark.slow
@@ -116,6 +145,30 @@ def test_all_ways_give_the_same_greedy_tokens(run_script, tmp_path):
     assert min(results["step"].values()) > 0
     assert 0 < results["roofline"]["share"] < 1
     assert "| engine | 5 |" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="VLLM_PYTHON names no environment")
+def test_vllm_gives_the_same_greedy_tokens(run_script, tmp_path):
+    """Twice, as vLLM's cache would otherwise still hold the prompts of the first run."""
+    output = tmp_path / "results.json"
+    # vLLM's attention on CPU has no heads of 48 numbers, so not the smallest model
+    model = ("--size", "120m", "--dtype", "fp32", "--repeats", 2)
+    work = ("--seed", 598, "--prompts", 5, "--slots", 2, "--prefix_tokens", 70)
+    vllm = ("--peers", "--vllm_python", os.environ["VLLM_PYTHON"])
+    run = run_script(
+        "scripts/benchmarks/benchmark_generation.py",
+        *(*model, *work, *vllm, "--temperature", 0, "--output_json", output),
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads(output.read_text())
+    assert set(results["ways"]) == {"engine", "vllm"}
+    assert results["same_tokens"] == {"vllm": {"prompts": 5, "same": 5}}
+    vllm = results["ways"]["vllm"]
+    assert (vllm["prompts"], vllm["useful_tokens"], len(vllm["seconds"])) == (5, 52, 2)
+    assert 1 < vllm["mean_live_slots"] <= 2
+    assert results["versions"]["vllm"]
 
 
 @pytest.mark.slow
