@@ -33,25 +33,29 @@ static inline element store(float x) { return x; }
 
 static inline float larger(float a, float b) { return a > b ? a : b; } /* unlike fmaxf, one instruction */
 
-/* exp(x) for x <= 88, within two units of the last place: a power of two times a polynomial.
-   Written out because compilers vectorise the library's only where they may reorder all sums. */
-static inline float exponential(float x)
+/* 2 to the power of x: a polynomial, within 1e-7, for the part behind the point, whose exponent is
+   raised by the whole part. Written out because compilers vectorise the library's function only
+   where they may reorder all sums. */
+static inline float power_of_two(float x)
 {
-    x = larger(x, -87);
-    float whole = rintf(x * 1.44269504f);
-    float rest = x - whole * 0.693145752f - whole * 1.42860677e-6f;
-    float sum = 1.0f / 720;
-    sum = sum * rest + 1.0f / 120;
-    sum = sum * rest + 1.0f / 24;
-    sum = sum * rest + 1.0f / 6;
-    sum = sum * rest + 0.5f;
-    sum = sum * rest + 1;
-    sum = sum * rest + 1;
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return sum * power;
+    x = larger(x, -126);
+    float whole = rintf(x), rest = x - whole;
+    float power = 1.32764614e-3f;
+    power = power * rest + 9.67554171e-3f;
+    power = power * rest + 5.55071332e-2f;
+    power = power * rest + 2.40221197e-1f;
+    power = power * rest + 6.93146967e-1f;
+    power = power * rest + 1;
+    int32_t bits;
+    memcpy(&bits, &power, sizeof bits);
+    bits += (int32_t)whole << 23;
+    memcpy(&power, &bits, sizeof bits);
+    return power;
 }
+
+static const float LOG2_E = 1.44269504f;
+
+static inline float exponential(float x) { return power_of_two(x * LOG2_E); }
 
 /* stream += delta (unless it is null); outputs = stream / rms(stream) * weight. */
 void add_norm(element *stream, const element *delta, const element *weight, element *outputs,
@@ -131,13 +135,13 @@ void weigh(element *scores, float *highest, float *total, int64_t rows, int64_t 
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++) {
         element *x = scores + row * columns;
-        float top = -INFINITY, sum = 0;
+        float top = -INFINITY, sum = 0, factor = scale * LOG2_E;
 #pragma omp simd reduction(max : top)
         for (int64_t i = 0; i < used; i++)
             top = larger(top, load(x[i]));
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < used; i++) {
-            float weight = exponential(scale * (load(x[i]) - top));
+            float weight = power_of_two(factor * (load(x[i]) - top));
             x[i] = store(weight);
             sum += weight;
         }

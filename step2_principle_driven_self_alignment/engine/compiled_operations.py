@@ -4,7 +4,6 @@ import ctypes
 import functools
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -41,12 +40,11 @@ def compile_operations(head_dim: int, group: int, dtype: torch.dtype) -> Operati
     if compiler is None:
         logger.warning("no C compiler (gcc) is here: generation on this CPU will be slower")
         return None
-    wide = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
     macros = {"HEAD_DIM": head_dim, "GROUP": group, "BFLOAT16": DTYPES[dtype]}
     defined = [f"-D{name}={value}" for name, value in macros.items()]
     with tempfile.TemporaryDirectory(prefix="self_align_") as folder:
         library = f"{folder}/operations.so"
-        command = [compiler, *FLAGS, *wide, *defined, str(SOURCE), "-o", library, *LINKED]
+        command = [compiler, *FLAGS, *defined, str(SOURCE), "-o", library, *LINKED]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
             return CompiledOperations(head_dim, ctypes.CDLL(library))
