@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if BFLOAT16
@@ -251,4 +252,122 @@ void attend_own(const element *queries, const element *own_keys, const element *
                    positions[token] + 1, prefix + row * HEAD_DIM, highest + row, total + row, scale,
                    outputs + (token * kv_heads + head) * GROUP * HEAD_DIM);
         }
+}
+
+/* A bucket for each sixteenth of an octave of weights up to 1: positive numbers are ordered like
+   their bits, so the upper ones tell it. */
+enum { LOWER_BITS = 19, BUCKETS = 128 << (23 - LOWER_BITS), BLOCK = 512 };
+
+/* The weights exp((x - top) * factor / LOG2_E) of up to BLOCK logits, and their buckets. */
+static void weigh_block(const element *x, int64_t count, float top, float factor, float *weights,
+                        int32_t *buckets)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        weights[i] = power_of_two(factor * (load(x[i]) - top));
+        int32_t bits;
+        memcpy(&bits, weights + i, sizeof bits);
+        buckets[i] = bits >> LOWER_BITS;
+    }
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* The lowest logit in the nucleus, before which the mass is at most top_p. Weights are summed by
+   bucket; the values of the bucket in which the nucleus ends go to `members` and are sorted. */
+static float lowest_kept(const element *x, int64_t count, float top, float factor, float top_p,
+                         float *members)
+{
+    float weights[BLOCK], mass[BUCKETS] = {0}, total = 0, before = 0;
+    int32_t buckets[BLOCK], last = BUCKETS - 1;
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        int64_t size = count - start < BLOCK ? count - start : BLOCK;
+        weigh_block(x + start, size, top, factor, weights, buckets);
+        for (int64_t i = 0; i < size; i++)
+            mass[buckets[i]] += weights[i];
+    }
+    for (int bucket = BUCKETS - 1; bucket >= 0; bucket--)
+        total += mass[bucket];
+    while (last >= 0 && before + mass[last] <= top_p * total)
+        before += mass[last--];
+    if (last < 0)
+        return -INFINITY;
+    int64_t found = 0;
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        int64_t size = count - start < BLOCK ? count - start : BLOCK;
+        int32_t matches = 0;
+        weigh_block(x + start, size, top, factor, weights, buckets);
+#pragma omp simd reduction(+ : matches)
+        for (int64_t i = 0; i < size; i++)
+            matches += buckets[i] == last;
+        for (int64_t i = 0; matches; i++)
+            if (buckets[i] == last) {
+                members[found++] = load(x[start + i]);
+                matches--;
+            }
+    }
+    qsort(members, found, sizeof *members, descending);
+    int64_t end = 0;
+    for (float sum = before; end < found && sum <= top_p * total;) {
+        float value = members[end]; /* what is equal is kept together */
+        for (; end < found && members[end] == value; end++)
+            sum += power_of_two(factor * (value - top));
+    }
+    return members[end - 1];
+}
+
+/* splitmix64's output function (Steele et al. 2014). */
+static inline uint64_t mix(uint64_t state)
+{
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9;
+    state = (state ^ state >> 27) * 0x94D049BB133111EB;
+    return state ^ state >> 31;
+}
+
+static const uint64_t GOLDEN_GAMMA = 0x9E3779B97F4A7C15;
+
+/* Standard Gumbel noise of a token; 23 bits and a half are neither 0 nor 1. */
+static inline float gumbel(uint64_t row_state, uint64_t token)
+{
+    float uniform = ((float)(mix(row_state ^ token * GOLDEN_GAMMA) >> 41) + 0.5f) * 0x1p-23f;
+    return -logf(-logf(uniform));
+}
+
+/* Nucleus sampling as in sampler.py, one token for each row of logits [rows, vocabulary]; scratch:
+   as many numbers as logits, of which few are touched. */
+void draw(const element *logits, const int64_t *keys, const int64_t *positions, int64_t *tokens,
+          float *scratch, int64_t rows, int64_t vocabulary, float temperature, float top_p)
+{
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t row = 0; row < rows; row++) {
+        const element *x = logits + row * vocabulary;
+        float top = -INFINITY, best = -INFINITY;
+#pragma omp simd reduction(max : top)
+        for (int64_t i = 0; i < vocabulary; i++)
+            top = larger(top, load(x[i]));
+        float lowest = lowest_kept(x, vocabulary, top, LOG2_E / temperature, top_p,
+                                   scratch + row * vocabulary);
+        uint64_t state = mix((uint64_t)keys[row] + (uint64_t)positions[row] * GOLDEN_GAMMA);
+        tokens[row] = 0;
+        for (int64_t start = 0; start < vocabulary; start += BLOCK) {
+            int64_t end = start + BLOCK < vocabulary ? start + BLOCK : vocabulary;
+            int32_t kept = 0;
+#pragma omp simd reduction(+ : kept)
+            for (int64_t i = start; i < end; i++)
+                kept += load(x[i]) >= lowest;
+            for (int64_t i = start; kept; i++)
+                if (load(x[i]) >= lowest) {
+                    float noisy = load(x[i]) / temperature + gumbel(state, i);
+                    if (noisy > best) {
+                        best = noisy;
+                        tokens[row] = i;
+                    }
+                    kept--;
+                }
+        }
+    }
 }

@@ -26,6 +26,7 @@ SIGNATURES = {
     "place": "ttttttttiii",
     "weigh": "tttiiin",
     "attend_own": "tttttttttiiin",
+    "draw": "tttttiinn",
 }
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,19 @@ class CompiledOperations(Operations):
         )
         self._library.attend_own(*addresses, tokens, kv_heads, own_tokens, self.scale)
         return outputs
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        keys: torch.Tensor,
+        positions: torch.Tensor,
+        temperature: float,
+        top_p: float,
+    ) -> torch.Tensor:
+        tokens, scratch = torch.empty_like(keys), torch.empty(logits.shape)
+        addresses = _addresses(logits, keys, positions, tokens, scratch)
+        self._library.draw(*addresses, *logits.shape, temperature, top_p)
+        return tokens
 
 
 def _addresses(*tensors: torch.Tensor | None) -> list[int | None]:

@@ -13,6 +13,7 @@ from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
 from engine.operations import choose_operations
+from engine.sampler import SamplingSettings
 from engine.step_graphs import StepGraphs
 from engine.tensor_parallel import ParallelRanks
 from engine.weights import WeightLoader
@@ -27,8 +28,8 @@ class Decoder:
         self.device = device
         self.slots = cache.shape.slots
         self.own_tokens = cache.shape.own_tokens
-        graphed = device.type == "cuda"
-        self._graphs = StepGraphs(self._step, self.slots) if graphed else None
+        # None: a step's operators are launched one by one.
+        self.graphs = StepGraphs(self._step, self.slots) if device.type == "cuda" else None
         self._prefix_end: torch.Tensor | None = None  # [1, hidden], what follows the prefix alone
 
     @classmethod
@@ -82,7 +83,7 @@ class Decoder:
     def fill_prompts(self, prompts: Sequence[Sequence[int]], first_slot: int) -> torch.Tensor:
         """Computes the own parts of new prompts into the slots from `first_slot` on.
 
-        Returns the logits of what follows each, float32 [prompts, vocabulary].
+        Returns the logits of what follows each, [prompts, vocabulary].
         """
         token_ids = [token for prompt in prompts for token in prompt]
         if not token_ids:
@@ -99,10 +100,10 @@ class Decoder:
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Feeds one token to each live sequence; returns the next one's logits.
 
-        tokens, positions: int64 [live], the place of each in its own part. Returns float32
+        tokens, positions: int64 [live], the place of each in its own part. Returns
         [live, vocabulary].
         """
-        return (self._graphs.run if self._graphs is not None else self._step)(tokens, positions)
+        return (self._step if self.graphs is None else self.graphs.run)(tokens, positions)
 
     def _step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         slots = torch.arange(len(tokens), device=self.device)
@@ -115,6 +116,24 @@ class Decoder:
         tokens, slots, positions = (x.to(self.device) for x in (tokens, slots, positions))
         attend = attend_to_cache(self.cache, self.model.operations, slots, positions)
         return self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        logits: torch.Tensor,
+        keys: torch.Tensor,
+        positions: torch.Tensor,
+        sampling: SamplingSettings,
+    ) -> torch.Tensor:
+        """The next tokens, int64 [rows], from logits [rows, vocabulary].
+
+        keys: int64 [rows], from `noise_key`; positions: int64 [rows], how many tokens of the
+        response are there already.
+        """
+        if sampling.temperature == 0:
+            return logits.argmax(dim=-1)
+        operations = self.model.operations
+        return operations.draw(logits, keys, positions, sampling.temperature, sampling.top_p)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""

@@ -117,7 +117,7 @@ class Engine:
         self.eos_ids = self.tokenizer.eos_ids | set(config.eos_token_ids)
         self._anchor = settings.prefix_text.rpartition("\n")[2] or settings.prefix_text[-1:]
         with self.statistics.stage("load"):
-            self._decoder = Decoder.load(
+            self.decoder = Decoder.load(
                 open_checkpoint(folder),
                 config,
                 self.ranks,
@@ -128,7 +128,7 @@ class Engine:
                 own_tokens=settings.max_own_tokens,
             )
         with self.statistics.stage("prefix"):
-            self._decoder.fill_prefix(prefix)
+            self.decoder.fill_prefix(prefix)
 
     def generate(
         self,
@@ -144,7 +144,7 @@ class Engine:
         """
         too_long: list[Completion] = []
         generation = Generation(
-            self._decoder,
+            self.decoder,
             self.tokenizer,
             self.settings.sampling,
             self.eos_ids,

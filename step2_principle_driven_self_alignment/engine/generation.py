@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.decoder import Decoder
-from engine.sampler import SamplingSettings, noise_key, sample
+from engine.sampler import SamplingSettings, noise_key
 from engine.scheduler import Request, Scheduler, Sequence
 from engine.stage_clock import EngineStatistics
 from engine.tokenizer import Tokenizer
@@ -123,7 +123,8 @@ class Generation:
         """Draws the next token of the sequences in the slots from `first` on."""
         slots = slice(first, first + len(sequences))
         with self.statistics.stage("sampling"):
-            tokens = sample(logits, self._state[3, slots], self._state[2, slots], self.sampling)
+            _, _, drawn, keys = self._state[:, slots]
+            tokens = self.decoder.draw(logits, keys, drawn, self.sampling)
             self._state[0, slots] = tokens
             self._state[2, slots] += 1
         for sequence in sequences:

@@ -143,8 +143,8 @@ class Transformer(nn.Module):
         return self.operations.add_norm(stream, delta, norm.weight, norm.eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, C] -> float32 [N, vocabulary], equal on all ranks."""
-        return self.head(hidden)[:, : self.config.vocab_size].float()
+        """[N, C] -> [N, vocabulary], equal on all ranks."""
+        return self.head(hidden)[:, : self.config.vocab_size].contiguous()
 
 
 def _leave_unset(weight: torch.Tensor) -> torch.Tensor:

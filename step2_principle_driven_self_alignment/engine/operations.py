@@ -9,6 +9,8 @@ share a key/value head are rows of one matrix, [K, N * G, D].
 import torch
 import torch.nn.functional as F
 
+from engine.sampler import sample
+
 TOKENS_AT_A_TIME = 4  # in `attend_own`, which copies the keys that each of them sees
 
 
@@ -109,6 +111,21 @@ class Operations:
             joined /= weights.sum(dim=-1, keepdim=True) + kept * totals_
             outputs.append(joined.to(queries.dtype).transpose(0, 1).flatten(1, 2))
         return torch.cat(outputs)
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        keys: torch.Tensor,
+        positions: torch.Tensor,
+        temperature: float,
+        top_p: float,
+    ) -> torch.Tensor:
+        """Draws one token a row by nucleus sampling, with noise that a row's key tells.
+
+        logits: [rows, vocabulary]; keys: int64 [rows]; positions: int64 [rows], how many tokens
+        were drawn for this key before. Returns int64 [rows].
+        """
+        return sample(logits, keys, positions, temperature, top_p)
 
 
 def choose_operations(

@@ -1,9 +1,10 @@
 """Draws the next tokens: temperature, nucleus, and noise that depends on nothing but the prompt.
 
 Nucleus sampling (arXiv 1904.09751) keeps the likeliest tokens while the probability mass before
-a token is at most top_p. One of them is drawn by the Gumbel-max trick: the largest of
-logit / temperature + Gumbel noise. The noise is a function of (seed, prompt, position, token), so
-a response doesn't change with the batch, the slot, the order or a restart.
+a token is at most top_p; equally likely ones are kept together. One of them is drawn by the
+Gumbel-max trick: the largest of logit / temperature + Gumbel noise. The noise is a function of
+(seed, prompt, position, token), so a response doesn't change with the batch, the slot, the order
+or a restart.
 """
 
 import hashlib
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-CANDIDATES = 128  # a nucleus seldom holds more; rows where it does are sorted whole
 TRIES = 12  # of a flat distribution at top_p 0.5, one row in 10^11 would need more
 
 # Constants of splitmix64's mixing function (Steele et al. 2014), as signed 64-bit integers.
@@ -45,66 +45,18 @@ def noise_key(seed: int, request_id: str) -> int:
 
 
 def sample(
-    logits: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, settings: SamplingSettings
-) -> torch.Tensor:
-    """Draws one token a row.
-
-    logits: float32 [rows, vocabulary]; keys: int64 [rows], from `noise_key`; positions: int64
-    [rows], how many tokens of the response are there already. Returns int64 [rows].
-    """
-    if settings.temperature == 0:
-        return logits.argmax(dim=-1)
-    scaled = logits / settings.temperature
-    if logits.device.type == "cuda":
-        return sample_unsorted(scaled, keys, positions, settings.top_p)
-    return sample_sorted(scaled, keys, positions, settings.top_p)
-
-
-def sample_sorted(
-    scaled: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, top_p: float
-) -> torch.Tensor:
-    """Draws among the likeliest tokens; sorts whole rows where the nucleus goes beyond them."""
-    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    count = min(CANDIDATES, scaled.shape[-1])
-    candidates = torch.topk(scaled, count, dim=-1)
-    drawn, too_wide = _draw(*candidates, total, keys, positions, top_p)
-    if count < scaled.shape[-1] and bool(too_wide.any()):
-        rows = too_wide.nonzero().squeeze(1)
-        by_value = torch.sort(scaled[rows], dim=-1, descending=True)
-        drawn[rows], _ = _draw(*by_value, total[rows], keys[rows], positions[rows], top_p)
-    return drawn
-
-
-def _draw(
-    values: torch.Tensor,
-    tokens: torch.Tensor,
-    total: torch.Tensor,
+    logits: torch.Tensor,
     keys: torch.Tensor,
     positions: torch.Tensor,
+    temperature: float,
     top_p: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token a row from [rows, candidates], likeliest first; and whether all are in the nucleus.
-
-    Tokens of equal value are in the nucleus together, so that no order between them matters.
-    """
-    mass = torch.exp(values - total).cumsum(dim=-1)
-    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
-    is_tied = torch.nn.functional.pad(values[:, 1:] == values[:, :-1], (1, 0))
-    before = before.masked_fill(is_tied, 0).cummax(dim=-1).values
-    outside = before > top_p
-    noisy = values + gumbel_noise(keys, positions, tokens)
-    best = noisy.masked_fill_(outside, float("-inf")).argmax(dim=-1, keepdim=True)
-    return tokens.gather(1, best).squeeze(1), ~outside[:, -1]
-
-
-def sample_unsorted(
-    scaled: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, top_p: float
 ) -> torch.Tensor:
-    """As `sample_sorted`, with nothing that the host must wait for: made for CUDA.
+    """One token a row, with nothing that the host must wait for; `Operations.draw` has the shapes.
 
     All tokens get their noise, and are tried in noisy order until one lies in the nucleus. One
     that lies outside rules out all that are as unlikely, on average half of what was left outside.
     """
+    scaled = logits.float() / temperature
     probabilities = torch.softmax(scaled, dim=-1)
     vocabulary = torch.arange(scaled.shape[-1], device=scaled.device)
     noisy = scaled + gumbel_noise(keys, positions, vocabulary[None])

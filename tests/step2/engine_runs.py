@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import generation
+from engine.decoder import Decoder
 from engine.engine import Engine, EngineSettings, Request, SamplingSettings
 from engine.sampler import noise_key
 
@@ -47,14 +47,14 @@ def run_case(
         requests = requests[engine.ranks.group_index :: engine.ranks.group_count]
     id_of = {noise_key(drawing.seed, name): name for name, _ in requests}
     logits = defaultdict(dict)
-    sample = generation.sample
+    draw = Decoder.draw
 
-    def recording_sample(rows, keys, positions, drawing):
+    def recording_draw(decoder, rows, keys, positions, sampling):
         for row, key, position in zip(rows, keys.tolist(), positions.tolist(), strict=True):
             logits[id_of[key]][position] = row.cpu().clone()
-        return sample(rows, keys, positions, drawing)
+        return draw(decoder, rows, keys, positions, sampling)
 
-    generation.sample = recording_sample
+    Decoder.draw = recording_draw
     completions = []
 
     def should_drain() -> bool:
@@ -66,7 +66,7 @@ def run_case(
         for completion in engine.generate(asked, should_drain=drain):
             completions.append(completion)
     finally:
-        generation.sample = sample
+        Decoder.draw = draw
     return {
         "completions": {
             c.request.id: (c.finish_reason, c.text, c.prompt_tokens, c.output_ids)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from engine.compiled_operations import CompiledOperations, compile_operations
 from engine.operations import Operations, choose_operations
+from step2.operation_runs import run
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
@@ -29,14 +30,6 @@ def both(head_dim, group, dtype):
     compiled = compile_operations(head_dim, group, dtype)
     assert compiled is not None, "no C compiler is here"
     return Operations(head_dim), compiled
-
-
-def run(operations, name, *arguments):
-    """What an operation returns, and its arguments after it."""
-    arguments = [x.clone() if isinstance(x, torch.Tensor) else x for x in arguments]
-    returned = getattr(operations, name)(*arguments)
-    returned = returned if isinstance(returned, tuple) else (returned,)
-    return *returned, *(x for x in arguments if isinstance(x, torch.Tensor))
 
 
 def assert_same(implementations, name, *arguments, scale=1.0):

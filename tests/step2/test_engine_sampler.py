@@ -2,19 +2,14 @@
 
 import pytest
 import torch
-from engine.sampler import (
-    CANDIDATES,
-    SamplingSettings,
-    gumbel_noise,
-    noise_key,
-    sample,
-    sample_sorted,
-    sample_unsorted,
-)
+from engine.compiled_operations import compile_operations
+from engine.sampler import SamplingSettings, gumbel_noise, noise_key, sample
 
 DRAWS = 40_000
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-SAMPLERS = {"sorted": sample_sorted, "unsorted": sample_unsorted}
+SAMPLERS = {
+    "plain": sample,
+    "compiled": lambda *arguments: compile_operations(64, 1, arguments[0].dtype).draw(*arguments),
+}
 
 
 def exact_nucleus(logits, top_p):
@@ -27,14 +22,14 @@ def exact_nucleus(logits, top_p):
     return kept / kept.sum()
 
 
-def draw_many(logits, top_p, draws=DRAWS, sampler="sorted", batch=4_000):
+def draw_many(logits, top_p, sampler, draws=DRAWS, temperature=1.0, batch=4_000):
     """Counts of the drawn tokens, each draw with another prompt's noise: [vocabulary]."""
     counts = torch.zeros(len(logits), dtype=torch.int64)
     generator = torch.Generator().manual_seed(5)
     keys = torch.randint(-(2**63), 2**63 - 1, (draws,), generator=generator)
     for some in keys.split(batch):
-        rows = logits.expand(len(some), -1)
-        tokens = SAMPLERS[sampler](rows, some, torch.zeros_like(some), top_p)
+        rows = logits.repeat(len(some), 1)
+        tokens = SAMPLERS[sampler](rows, some, torch.zeros_like(some), temperature, top_p)
         counts += torch.bincount(tokens, minlength=len(logits))
     return counts
 
@@ -58,75 +53,66 @@ def assert_drawn_from(counts, expected):
 def test_draws_follow_the_exact_nucleus_distribution(sampler, top_p):
     torch.manual_seed(0)
     logits = torch.randn(40) * 2
-    counts = draw_many(logits, top_p, sampler=sampler)
+    counts = draw_many(logits, top_p, sampler)
     assert_drawn_from(counts, exact_nucleus(logits, top_p))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("top_p", [0.1, 0.95])
-def test_a_nucleus_wider_than_the_candidates_is_drawn_exactly(sampler, top_p):
+def test_a_wide_nucleus_is_drawn_exactly(sampler, top_p):
     """Pins a bias: 16 tries in noisy order seldom met a small nucleus of a flat distribution."""
     torch.manual_seed(1)
     logits = torch.randn(1500 if top_p < 0.5 else 400) * 0.05
     expected = exact_nucleus(logits, top_p)
-    assert (expected > 0).sum() > CANDIDATES
-    counts = draw_many(logits, top_p, draws=4_000, sampler=sampler, batch=1_000)
+    assert (expected > 0).sum() > 128
+    counts = draw_many(logits, top_p, sampler, draws=4_000, batch=1_000)
     assert_drawn_from(counts, expected)
 
 
-def test_narrow_and_wide_rows_in_one_batch_do_not_disturb_each_other():
-    torch.manual_seed(2)
-    logits = torch.cat((torch.randn(3, 1000) * 8, torch.randn(3, 1000) * 0.1))[[0, 3, 1, 4, 2, 5]]
-    keys, positions = torch.arange(6) * 77, torch.arange(6)
-    together = sample_sorted(logits, keys, positions, 0.95)
-    alone = [
-        sample_sorted(logits[i : i + 1], keys[i : i + 1], positions[i : i + 1], 0.95).item()
-        for i in range(6)
-    ]
-    assert together.tolist() == alone
-
-
-def test_the_token_at_which_the_mass_is_reached_is_kept():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_token_at_which_the_mass_is_reached_is_kept(sampler):
     """The mass before a token counts, not the mass with it."""
     logits = torch.tensor([0.6, 0.3, 0.1]).log()
-    assert (draw_many(logits, 0.7, 4_000) > 0).tolist() == [True, True, False]
-    assert (draw_many(logits, 0.5, 4_000) > 0).tolist() == [True, False, False]
+    assert (draw_many(logits, 0.7, sampler, 4_000) > 0).tolist() == [True, True, False]
+    assert (draw_many(logits, 0.5, sampler, 4_000) > 0).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_tokens_of_equal_probability_are_in_the_nucleus_together(sampler):
     logits = torch.tensor([2.0, 1.0, 1.0, 1.0, -1.0])
-    counts = draw_many(logits, 0.5, sampler=sampler)
+    counts = draw_many(logits, 0.5, sampler)
     assert_drawn_from(counts, exact_nucleus(logits, 0.5))
     assert (counts > 0).tolist() == [True, True, True, True, False]
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_temperature_0_takes_the_likeliest_token(device):
-    torch.manual_seed(3)
-    logits = torch.randn(50, 300, device=device)
-    keys = torch.arange(50, device=device)
-    drawn = sample(logits, keys, keys, SamplingSettings(temperature=0))
-    assert drawn.tolist() == logits.argmax(dim=-1).tolist()
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_low_temperature_sharpens_and_a_high_one_flattens(sampler, temperature):
+    logits = torch.tensor([2.0, 1.0, 0.0])
+    counts = draw_many(logits, 1.0, sampler, 20_000, temperature)
+    assert_drawn_from(counts, torch.softmax(logits.double() / temperature, dim=0))
 
 
-def test_a_low_temperature_sharpens_and_a_high_one_flattens():
-    logits = torch.tensor([[2.0, 1.0, 0.0]]).expand(20_000, -1)
-    keys = torch.arange(20_000)
-    for temperature in (0.5, 2.0):
-        settings = SamplingSettings(temperature=temperature, top_p=1.0)
-        counts = torch.bincount(sample(logits, keys, keys, settings), minlength=3)
-        assert_drawn_from(counts, torch.softmax(logits[0].double() / temperature, dim=0))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("scale", [6.0, 0.1])
-def test_both_ways_of_sampling_draw_the_same_tokens(device, scale):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [3, 512, 1500])
+@pytest.mark.parametrize("scale", [30.0, 6.0, 0.1, 0.0])
+def test_both_ways_of_sampling_draw_the_same_tokens(scale, vocabulary, dtype):
     torch.manual_seed(4)
-    logits = torch.randn(64, 1500) * scale
+    logits = (torch.randn(64, vocabulary) * scale).to(dtype)
+    logits[::7, 1] = -torch.inf
     keys, positions = torch.arange(64) * 1234567, torch.arange(64)
-    expected = sample_sorted(logits, keys, positions, 0.9)
-    drawn = sample_unsorted(logits.to(device), keys.to(device), positions.to(device), 0.9)
+    for top_p in (0.3, 0.9, 1.0):
+        arguments = logits, keys, positions, 0.7, top_p
+        plain, compiled = (draw(*arguments) for draw in SAMPLERS.values())
+        assert plain.tolist() == compiled.tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_draws_the_same_tokens():
+    torch.manual_seed(4)
+    logits, keys, positions = torch.randn(64, 1500) * 6, torch.arange(64) * 77, torch.arange(64)
+    expected = sample(logits, keys, positions, 1.0, 0.9)
+    drawn = sample(logits.cuda(), keys.cuda(), positions.cuda(), 1.0, 0.9)
     assert drawn.tolist() == expected.tolist()
 
 
@@ -155,16 +141,22 @@ def test_noise_is_standard_gumbel():
     assert max(rows, columns) < 0.16  # 5 standard deviations of 1000 independent numbers
 
 
-def test_a_prompt_draws_the_same_token_in_any_batch():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_prompt_draws_the_same_token_in_any_batch(sampler):
     torch.manual_seed(6)
-    logits = torch.randn(32, 500) * 3
+    spread = torch.tensor([3.0, 0.1]).repeat(16)  # narrow and wide nuclei side by side
+    logits = torch.randn(32, 500) * spread[:, None]
     keys = torch.tensor([noise_key(42, f"prompt {i}") for i in range(32)])
     positions = torch.arange(32) % 5
-    settings = SamplingSettings()
-    expected = sample(logits, keys, positions, settings)
+    draw = SAMPLERS[sampler]
+    expected = draw(logits, keys, positions, 0.7, 0.95)
     order = torch.randperm(32)
-    shuffled = sample(logits[order], keys[order], positions[order], settings)
+    shuffled = draw(logits[order], keys[order], positions[order], 0.7, 0.95)
     assert torch.equal(shuffled, expected[order])
+    for row in range(32):
+        alone = slice(row, row + 1)
+        drawn = draw(logits[alone], keys[alone], positions[alone], 0.7, 0.95)
+        assert drawn == expected[alone]
 
 
 @pytest.mark.parametrize(
