@@ -51,7 +51,7 @@ def sample(
     temperature: float,
     top_p: float,
 ) -> torch.Tensor:
-    """One token a row, with nothing that the host must wait for; `Operations.draw` has the shapes.
+    """Draws one token a row; `Operations.draw` has the shapes.
 
     All tokens get their noise, and are tried in noisy order until one lies in the nucleus. One
     that lies outside rules out all that are as unlikely, on average half of what was left outside.

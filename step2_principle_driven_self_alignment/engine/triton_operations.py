@@ -14,9 +14,15 @@ import triton.language as tl
 from engine.operations import Operations
 
 SWIGLU_BLOCK = 1024  # columns to a program
+LOGITS_BLOCK = 4096  # of the vocabulary, at a time
 KEYS_BYTES = 16384  # of a block of keys; two such blocks and the next two fit into shared memory
 SMALLEST_DOT = 16  # rows or columns, for tensor cores
 NUMBERS_PER_WARP = 512
+
+# As in sampler.py.
+GAMMA: tl.constexpr = tl.constexpr(0x9E3779B97F4A7C15)
+MIX_1: tl.constexpr = tl.constexpr(0xBF58476D1CE4E5B9)
+MIX_2: tl.constexpr = tl.constexpr(0x94D049BB133111EB)
 
 
 class TritonOperations(Operations):
@@ -121,6 +127,30 @@ class TritonOperations(Operations):
             num_stages=2,
         )
         return outputs
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        keys: torch.Tensor,
+        positions: torch.Tensor,
+        temperature: float,
+        top_p: float,
+    ) -> torch.Tensor:
+        _check_contiguous(logits, keys, positions)
+        rows, vocabulary = logits.shape
+        tokens = torch.empty_like(keys)
+        _draw[(rows,)](
+            logits,
+            keys,
+            positions,
+            tokens,
+            vocabulary,
+            temperature,
+            top_p,
+            BLOCK=LOGITS_BLOCK,
+            num_warps=_warps(LOGITS_BLOCK),
+        )
+        return tokens
 
 
 def _check_contiguous(*tensors: torch.Tensor | None) -> None:
@@ -282,3 +312,68 @@ def _attend_own(
 
     place = (token * kv_heads + kv_head) * GROUP + row[:, None]
     tl.store(outputs + place * HEAD_DIM + column, joined / total[:, None], mask=inside)
+
+
+@triton.jit
+def _mix(state):
+    state = (state ^ (state >> 30)) * MIX_1
+    state = (state ^ (state >> 27)) * MIX_2
+    return state ^ (state >> 31)
+
+
+@triton.jit
+def _draw(
+    logits,
+    keys,
+    positions,
+    tokens,
+    vocabulary,
+    temperature,
+    top_p,
+    BLOCK: tl.constexpr,
+):
+    """One program a row: tries tokens in noisy order until one lies in the nucleus.
+
+    One that lies outside rules out all that are as unlikely: `floor` rises, and the likeliest
+    token is never outside.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    first = logits + row * vocabulary
+    top = -3.0e38  # finite, so that no difference is NaN
+    total = 0.0
+    for start in range(0, vocabulary, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        x = tl.load(first + token, mask=token < vocabulary, other=-float("inf"))
+        scaled = x.to(tl.float32) / temperature
+        higher = tl.maximum(top, tl.max(scaled, axis=0))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(scaled - higher), axis=0)
+        top = higher
+
+    key = tl.load(keys + row).to(tl.uint64, bitcast=True)
+    position = tl.load(positions + row).to(tl.uint64, bitcast=True)
+    state = _mix(key + position * GAMMA)
+    floor = -float("inf")
+    drawn = 0
+    outside = True
+    while outside:
+        best = -float("inf")
+        for start in range(0, vocabulary, BLOCK):
+            token = start + tl.arange(0, BLOCK)
+            x = tl.load(first + token, mask=token < vocabulary, other=-float("inf"))
+            scaled = x.to(tl.float32) / temperature
+            bits = _mix(state ^ (token.to(tl.uint64) * GAMMA)) >> 41
+            uniform = (bits.to(tl.int32).to(tl.float32) + 0.5) * 1.1920928955078125e-07  # 2**-23
+            noisy = tl.where(scaled > floor, scaled - tl.log(-tl.log(uniform)), -float("inf"))
+            highest, place = tl.max(noisy, axis=0, return_indices=True)
+            if highest > best:
+                best = highest
+                drawn = start + place
+        floor = tl.load(first + drawn).to(tl.float32) / temperature
+        before = 0.0
+        for start in range(0, vocabulary, BLOCK):
+            token = start + tl.arange(0, BLOCK)
+            x = tl.load(first + token, mask=token < vocabulary, other=-float("inf"))
+            scaled = x.to(tl.float32) / temperature
+            before += tl.sum(tl.where(scaled > floor, tl.exp(scaled - top), 0.0), axis=0)
+        outside = before > top_p * total
+    tl.store(tokens + row, drawn)

@@ -107,6 +107,18 @@ def test_weights_of_the_prefix(columns, used, scale, draw, assert_same):
     assert weights.amax(dim=-1).eq(1).all()
 
 
+@pytest.mark.parametrize("scale", [6, 0.1, 0])
+def test_drawn_tokens(scale, draw, run_kernels):
+    logits = draw(8, 5000) * scale
+    logits[::3, 1] = -torch.inf
+    keys, positions = torch.arange(8) * 1234567 - 3, torch.arange(8)
+    for top_p in (0.3, 0.95, 1.0):
+        arguments = "draw", logits, keys, positions, 0.7, top_p
+        expected, *_ = run(Operations(64), *arguments)
+        drawn, *_ = run_kernels(64, *arguments)
+        assert drawn.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "group"),
     [(torch.float32, 256, 8), (torch.float16, 24, 3), (torch.bfloat16, 128, 1)],
@@ -130,11 +142,12 @@ def test_kernels_compile_for_a_gpu(head_dim, group, draw, dtype, monkeypatch, tm
     operations.swiglu(stream)
     queries = operations.place(heads, rotary, rotary, slots, slots, *own)
     sums = operations.weigh(draw(KV_HEADS, SLOTS * group, 96), 70)
+    operations.draw(stream, slots, slots, 0.7, 0.95)
     operations.attend_own(queries, *own, slots, slots, queries, *sums)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     compiled = [compile_launch(*launch) for launch in launches]
-    assert len(compiled) == 6
+    assert len(compiled) == 7
     for kernel in compiled:
         assert kernel.metadata.shared <= SMALLEST_SHARED_MEMORY
     assert (dtype == torch.float32) == ("mma.sync" not in compiled[-1].asm["ptx"])
