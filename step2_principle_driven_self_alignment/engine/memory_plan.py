@@ -13,7 +13,7 @@ from engine.operations import TOKENS_AT_A_TIME
 
 GIB = 2**30
 PREFILL_TOKENS = 512  # tokens of the prefix, or of new prompts, that go through the model at once
-LOGITS_COPIES = 14  # float32 logits, scaled, probabilities; on CUDA also noise as 64-bit numbers
+LOGITS_COPIES = 14  # as float32: logits, scaled, probabilities; in PyTorch also noise, in 64 bits
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -131,11 +131,28 @@ class Operations:
 def choose_operations(
     device: torch.device, dtype: torch.dtype, head_dim: int, group: int
 ) -> Operations:
-    """The fastest that the device can run; `group`: query heads to a key/value head."""
-    if device.type == "cuda":
-        from engine.triton_operations import TritonOperations  # Triton comes with CUDA builds only
+    """The fastest that the device can run; `group`: query heads to a key/value head.
 
-        return TritonOperations(head_dim)
+    ValueError if a GPU can't run Triton's kernels.
+    """
+    if device.type == "cuda":
+        return _load_triton(device, head_dim)
     from engine.compiled_operations import compile_operations
 
     return compile_operations(head_dim, group, dtype) or Operations(head_dim)
+
+
+def _load_triton(device: torch.device, head_dim: int) -> Operations:
+    """Runs one kernel too, as Triton builds what launches them."""
+    try:
+        from engine.triton_operations import TritonOperations  # Triton comes with CUDA builds only
+
+        operations = TritonOperations(head_dim)
+        numbers = torch.ones(1, head_dim, device=device)
+        operations.add_norm(numbers, None, numbers[0], 0.0)
+    except Exception as error:  # of Triton, of the compiler that it calls, or of the driver
+        raise ValueError(
+            f"Triton can't run kernels on {device} ({type(error).__name__}: {error}); it needs a C "
+            "compiler (gcc, or what CC names) and Python's headers (Debian: gcc and python3-dev)"
+        ) from error
+    return operations

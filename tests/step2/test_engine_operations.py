@@ -104,3 +104,9 @@ def test_without_a_compiler_or_a_size_it_knows_the_plain_operations_are_taken(
     assert type(choose_operations(CPU, torch.float32, 32, 1)) is Operations
     assert "no C compiler" in caplog.text
     compile_operations.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's kernels run here")
+def test_a_gpu_without_triton_is_refused_with_what_it_needs():
+    with pytest.raises(ValueError, match=r"Triton can't run kernels on cuda .* C compiler"):
+        choose_operations(torch.device("cuda"), torch.bfloat16, 64, 1)
