@@ -3,6 +3,7 @@
 Each has computed the shared prefix before it is timed, as the engine has.
 """
 
+import ctypes
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 PAGE_TOKENS = {"cpu": 32, "cuda": 256}  # flash attention's block table takes multiples of 256
 TIMEOUT = 600.0  # seconds without a response
 STOP_SECONDS = 10.0  # for a background thread to end
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in malloc.h
+LARGEST_TRIM_THRESHOLD, LARGEST_MMAP_THRESHOLD = 2**31 - 1, 2**25  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,22 @@ class TransformersPeer(Peer):
 
 def load_peer_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """transformers' model with its fastest attention that needs no further package."""
+    if device.type == "cpu":
+        keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return model.to(device).eval()
+
+
+def keep_freed_memory() -> None:
+    """Has malloc keep what is freed, as PyTorch does on CUDA; glibc only.
+
+    Left to itself it gives large pieces back, or not, by the luck of what else it holds. A way
+    that copies the prefix at each step then takes up to three times as long.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, LARGEST_TRIM_THRESHOLD)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
 
 
 def sampling(temperature: float, top_p: float, **others: object) -> GenerationConfig:

@@ -32,7 +32,8 @@ static inline float load(element x) { return x; }
 static inline element store(float x) { return x; }
 #endif
 
-static inline float larger(float a, float b) { return a > b ? a : b; } /* unlike fmaxf, one instruction */
+/* One instruction, unlike fmaxf; b, if either is no number. */
+static inline float larger(float a, float b) { return a > b ? a : b; }
 
 /* 2 to the power of x: a polynomial, within 1e-7, for the part behind the point, whose exponent is
    raised by the whole part. Written out because compilers vectorise the library's function only
@@ -97,8 +98,9 @@ void swiglu(const element *gate_up, element *outputs, int64_t rows, int64_t widt
 }
 
 /* Rotates the queries and keys of heads [tokens, (GROUP + 2) * kv_heads, HEAD_DIM] by cosines and
-   sines [tokens, HEAD_DIM], the latter negative in their first half. Queries go to [kv_heads, tokens * GROUP, HEAD_DIM]; keys and values to
-   their slot's place in [slots, kv_heads, own_tokens, HEAD_DIM]. */
+   sines [tokens, HEAD_DIM], the latter negative in their first half. Queries go to [kv_heads,
+   tokens * GROUP, HEAD_DIM]; keys and values to their slot's place in [slots, kv_heads,
+   own_tokens, HEAD_DIM]. */
 void place(const element *heads, const element *cosines, const element *sines,
            const int64_t *slots, const int64_t *positions, element *queries, element *own_keys,
            element *own_values, int64_t tokens, int64_t kv_heads, int64_t own_tokens)
@@ -314,8 +316,9 @@ static float lowest_kept(const element *x, int64_t count, float top, float facto
     int64_t end = 0;
     for (float sum = before; end < found && sum <= top_p * total;) {
         float value = members[end]; /* what is equal is kept together */
-        for (; end < found && members[end] == value; end++)
+        do
             sum += power_of_two(factor * (value - top));
+        while (++end < found && members[end] == value);
     }
     return members[end - 1];
 }
@@ -348,7 +351,7 @@ void draw(const element *logits, const int64_t *keys, const int64_t *positions, 
         float top = -INFINITY, best = -INFINITY;
 #pragma omp simd reduction(max : top)
         for (int64_t i = 0; i < vocabulary; i++)
-            top = larger(top, load(x[i]));
+            top = larger(load(x[i]), top);
         float lowest = lowest_kept(x, vocabulary, top, LOG2_E / temperature, top_p,
                                    scratch + row * vocabulary);
         uint64_t state = mix((uint64_t)keys[row] + (uint64_t)positions[row] * GOLDEN_GAMMA);

@@ -13,6 +13,7 @@ from engine.stage_clock import EngineStatistics
 from engine.tokenizer import Tokenizer
 
 GIVE_UP_EVERY = 8  # tokens between two looks at whether a response can still be kept
+NO_TOKEN = -1  # where the logits are no numbers
 
 GiveUp = Callable[[Request, str], bool]
 
@@ -127,6 +128,8 @@ class Generation:
             tokens = self.decoder.draw(logits, keys, drawn, self.sampling)
             self._state[0, slots] = tokens
             self._state[2, slots] += 1
+            # A hidden state that overflowed makes all logits of its row NaN.
+            tokens = tokens.where(logits[:, 0].isfinite(), NO_TOKEN)
         for sequence in sequences:
             sequence.drawn_tokens += 1
         arrived = None
@@ -162,6 +165,13 @@ class Generation:
         return ended
 
     def _append_token(self, sequence: Sequence, token: int) -> None:
+        if token == NO_TOKEN:
+            dtype = str(self.decoder.cache.own.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"the model's logits are NaN in the response to {sequence.request.id!r}, after "
+                f"{len(sequence.output_ids)} tokens: either the weights hold NaN, or their "
+                f"products are too large for {dtype}; give --dtype bfloat16 or float32"
+            )
         sequence.output_ids.append(token)
         count = len(sequence.output_ids)
         if token in self.eos_ids:

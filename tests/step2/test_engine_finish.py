@@ -3,9 +3,12 @@
 The recited texts are cut into tokens where it hurts: in the middle of markers and characters.
 """
 
+import shutil
+
 import pytest
 import torch
 from engine.engine import Engine, EngineSettings, Request, SamplingSettings
+from safetensors.torch import load_file, save_file
 from step2.tiny_models import END, make_reciting_model
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -183,3 +186,25 @@ def test_a_missing_cuda_device_is_told(reciting_model):
 def test_the_tokenizer_of_another_model_is_refused(tiny_model):
     with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens and the model 506"):
         make_engine(tiny_model("llama2"), tokenizer_path=tiny_model("llama3") / "tokenizer.json")
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+@pytest.mark.parametrize(
+    ("dtype", "tensor", "factor", "message"),
+    [
+        ("float32", "model.norm.weight", torch.nan, r"NaN in the response to '1', after 0 tokens"),
+        ("float16", "model.layers.0.mlp.down_proj.weight", 1e6, r"too large for float16; give --"),
+    ],
+)
+def test_logits_that_are_no_numbers_end_the_run(
+    tiny_model, tmp_path, temperature, dtype, tensor, factor, message
+):
+    """Rather than fill a data set with what they draw."""
+    folder = shutil.copytree(tiny_model("llama2"), tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor] *= factor
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    sampling = SamplingSettings(temperature=temperature, max_new_tokens=24)
+    engine = make_engine(folder, dtype=dtype, sampling=sampling)
+    with pytest.raises(ValueError, match=message):
+        list(engine.generate([Request("1", "Yes?")]))

@@ -70,6 +70,15 @@ def test_a_wide_nucleus_is_drawn_exactly(sampler, top_p):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("broken", [slice(None), slice(3, None), slice(0, 1)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_still_give_a_token(broken, value, sampler):
+    logits = torch.randn(600)
+    logits[broken] = value
+    assert draw_many(logits, 0.9, sampler, draws=20).sum() == 20
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_token_at_which_the_mass_is_reached_is_kept(sampler):
     """The mass before a token counts, not the mass with it."""
     logits = torch.tensor([0.6, 0.3, 0.1]).log()

@@ -119,6 +119,14 @@ def test_drawn_tokens(scale, draw, run_kernels):
         assert drawn.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_still_give_a_token(value, draw, run_kernels):
+    logits = draw(3, 5000)
+    logits[0], logits[1, 3:], logits[2, :1] = value, value, value
+    drawn, *_ = run_kernels(64, "draw", logits, torch.arange(3), torch.arange(3), 0.7, 0.9)
+    assert all(0 <= token < 5000 for token in drawn.tolist())
+
+
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "group"),
     [(torch.float32, 256, 8), (torch.float16, 24, 3), (torch.bfloat16, 128, 1)],
