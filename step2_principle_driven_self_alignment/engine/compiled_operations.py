@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def compile_operations(head_dim: int, group: int, dtype: torch.dtype) -> Operations | None:
-    """The operations for one model; None, and a word of warning, where they can't be compiled."""
+    """The operations for one model; None for a type or size of heads that the loops don't know.
+
+    None, and a word of warning, where they can't be compiled.
+    """
     if dtype not in DTYPES or head_dim % LANES:
         return None
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
