@@ -166,11 +166,15 @@ class Generation:
 
     def _append_token(self, sequence: Sequence, token: int) -> None:
         if token == NO_TOKEN:
-            dtype = str(self.decoder.cache.own.dtype).removeprefix("torch.")
+            is_narrow = self.decoder.cache.own.dtype == torch.float16
+            remedy = (
+                "numbers may be too large for float16; give --dtype bfloat16 or float32"
+                if is_narrow
+                else "the weights are damaged; fetch the model folder again"
+            )
             raise ValueError(
                 f"the model's logits are NaN in the response to {sequence.request.id!r}, after "
-                f"{len(sequence.output_ids)} tokens: either the weights hold NaN, or their "
-                f"products are too large for {dtype}; give --dtype bfloat16 or float32"
+                f"{len(sequence.output_ids)} tokens: {remedy}"
             )
         sequence.output_ids.append(token)
         count = len(sequence.output_ids)
