@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from writing_scripts import CJK
+from unfinished_text import CJK
 
 WORD_CHARACTER = rf"[^\W{CJK}]"
 

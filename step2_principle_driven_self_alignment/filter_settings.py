@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exemplar_blacklist import load_blacklist
+from prompt_format import SELF_ALIGN, PromptFormat
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 
@@ -21,6 +22,7 @@ class FilterSettings:
     loop_words: int = 80
     max_repeated_share: float = 0.5
     published_rules: bool = False
+    dialogue: PromptFormat = SELF_ALIGN
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
