@@ -6,13 +6,12 @@ Exit codes of the stage's scripts: 0 done; 2 a setting or an input that trying a
 
 import argparse
 import errno
-import functools
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-EXIT_DONE, EXIT_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 REMEDIES = {
     errno.ENOSPC: "make room on the disk, then start the same command again",
     errno.EDQUOT: "make room within your quota, then start the same command again",
@@ -26,8 +25,6 @@ REMEDIES = {
     errno.EISDIR: "name a file",
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.EIO: "the disk or the network share fails; start the same command again once it works",
-    errno.ESTALE: "the network share has lost it; start the same command again",
 }
 
 
@@ -44,19 +41,19 @@ class UserError(Exception):
 class TryAgainError(UserError):
     """What stands in the way now and need not later, as another launch of the same run."""
 
-    exit_code = EXIT_ERROR
+    exit_code = EXIT_FAILED
 
 
 class CommandLine(argparse.ArgumentParser):
-    """A parser whose errors are two lines, from one rank, instead of the whole usage."""
+    """A parser that takes whole flag names only, and answers a wrong one in two lines."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {message}\n{self.prog} --help lists all flags", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        if os.environ.get("RANK", "0") != "0":  # rank 0 says it for all
+            sys.exit(EXIT_USER_ERROR)
+        self.exit(EXIT_USER_ERROR, f"error: {message}\nAll flags: python {sys.argv[0]} --help\n")
 
 
 def print_error(message: object) -> None:
@@ -64,39 +61,32 @@ def print_error(message: object) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def one_line_errors(
-    say: Callable[[object], None] = print_error, interrupted: str = "interrupted"
-) -> Callable[[Callable[[], int | None]], Callable[[], int]]:
-    """Makes a script's `main` return an exit code, and `say` in a line what a user can mend.
+def run_script(
+    main: Callable[[], int | None], say: Callable[[object], object] = print_error
+) -> int:
+    """Runs the `main` of a script and returns the exit code; errors are one line.
 
-    Any other exception is our own fault and keeps its traceback.
+    Exceptions that our own code is to blame for keep their traceback.
     """
-
-    def decorate(main: Callable[[], int | None]) -> Callable[[], int]:
-        @functools.wraps(main)
-        def run() -> int:
-            try:
-                return main() or EXIT_DONE
-            except UserError as error:
-                if str(error):
-                    say(error)
-                return error.exit_code
-            except OSError as error:
-                say(explain_os_error(error))
-                return EXIT_ERROR
-            except KeyboardInterrupt:
-                say(interrupted)
-                return EXIT_INTERRUPTED
-
-        return run
-
-    return decorate
+    try:
+        return main() or EXIT_DONE
+    except UserError as error:
+        if str(error):
+            say(error)
+        return error.exit_code
+    except OSError as error:
+        say(describe_os_error(error))
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
 
 
-def explain_os_error(error: OSError) -> str:
-    """What the system refused, in one line: the file, the reason and what to do."""
+def describe_os_error(error: OSError) -> str:
+    """The file, what the system says of it, and what to do, without an errno."""
     if error.errno is None:
         return str(error)
-    place = f"{error.filename}: " if error.filename else ""
-    remedy = REMEDIES.get(error.errno)
-    return f"{place}{error.strerror}" + (f"; {remedy}" if remedy else "")
+    reason = os.strerror(error.errno)
+    place = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno, "put that right, then start the same command again")
+    return f"{place}{reason[0].lower()}{reason[1:]}; {remedy}"
