@@ -52,9 +52,7 @@ def read_dummy_records(path: Path, assistant_name: str, developer: str) -> list[
         except UserError as error:
             raise UserError(f"{path}, row {row_number}: {error}") from None
         if record["id"] in records:
-            raise UserError(
-                f"{path}, row {row_number}: the id {record['id']!r} is not the first"
-            )
+            raise UserError(f"{path}, row {row_number}: the id {record['id']!r} is not the first")
         records[record["id"]] = record
     if not records:
         raise UserError(f"{path} is empty: no conversations to add (--dummy_data_file)")

@@ -44,7 +44,7 @@ from training_file import (
     write_parquet,
     write_records,
 )
-from user_error import CommandLine, UserError, run_script
+from user_error import CommandLine, TryAgainError, UserError, run_script
 
 logger = logging.getLogger("merge")
 
@@ -83,6 +83,9 @@ def parse_args() -> argparse.Namespace:
         parser.error("--output_file is required (or --explain ID)")
     if args.output_file is not None and args.output_file.suffix not in (".json", ".jsonl"):
         parser.error(f"--output_file {args.output_file} must end with .json or .jsonl")
+    for flag in ("assistant_name", "developer"):
+        if not getattr(args, flag).strip() or not getattr(args, flag).isprintable():
+            parser.error(f"--{flag} {getattr(args, flag)!r} is no name; give one line of text")
     return args
 
 
@@ -229,15 +232,15 @@ def training_record(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
 
 
 def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) -> str:
-    """What the shards lack, in words; UserError for it unless that is allowed.
+    """What the shards lack, in words; TryAgainError for it unless that is allowed.
 
     Shards without any response are never allowed.
     """
     if not reader.answered:
-        raise UserError(f"the {len(run.paths)} shards of {run.name} hold no response")
+        raise TryAgainError(f"the {len(run.paths)} shards of {run.name} hold no response")
     gaps = find_gaps(run, reader.answered)
     if gaps and not allow_missing:
-        raise UserError(gaps)
+        raise TryAgainError(gaps)
     for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
         logger.warning("incomplete: %s", gap)
     return gaps
