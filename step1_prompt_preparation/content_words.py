@@ -6,21 +6,21 @@ that differ in one name, number or other word of weight have not, however much t
 """
 
 import re
-from collections.abc import Iterator
 
-from normalized_text import WITHIN_WORDS, normalized
+from normalized_text import normalized
 
 Sentence = tuple[str, ...]
 Contents = tuple[Sentence, ...]
-SENTENCE_BREAK, CLAUSE_BREAK = "\x01", "\x02"  # cleaning takes such characters out of texts
+# Words of their own between the others; cleaning takes such characters out of texts.
+SENTENCE_BREAK, CLAUSE_BREAK = "\x01", "\x02"
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _words(text: str) -> set[str]:
+    return set(text.split())
 
 
 # carry no weight anywhere
-FILLERS = _words(
+FILLERS = {CLAUSE_BREAK} | _words(
     "a an the this that these those some please kindly pls plz just really very so quite actually "
     "basically simply truly also then there it of is are am be do does has have can could will "
     "would shall perhaps maybe"
@@ -58,6 +58,7 @@ CHATTER = OPENERS | _words(
 LEAST_CHATTER = 2  # words
 TAIL = _words("please kindly pls plz thanks thank you for me")
 QUESTION_WORDS = _words("what which who whom whose when where why how not")
+WEIGHTLESS = CHATTER | QUESTION_WORDS  # a prompt of these alone is compared whole
 SAME_WORD = {
     **{f"{word}s": word for word in ("what", "who", "how", "where", "when", "why", "there")},
     **dict.fromkeys(("thats", "lets", "heres"), "it"),
@@ -66,7 +67,11 @@ SAME_WORD = {
     **dict.fromkeys(
         ("dont", "doesnt", "isnt", "arent", "cant", "cannot", "wont", "couldnt"), "not"
     ),
-    **dict.fromkeys(("pls", "plz"), "please"),
+    "first": "1st",
+    "second": "2nd",
+    "third": "3rd",
+    "fourth": "4th",
+    "fifth": "5th",
 }
 SMALL_NUMBERS = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -75,14 +80,16 @@ SMALL_NUMBERS = [
 ]
 TENS_IN_ORDER = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 TENS = {word: 10 * number for number, word in enumerate(TENS_IN_ORDER, 2)}
-NUMBERS = {word: number for number, word in enumerate(SMALL_NUMBERS)} | TENS
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-ORDINALS = {"first": "1st", "second": "2nd", "third": "3rd", "fourth": "4th", "fifth": "5th"}
+NUMBERS = {word: number for number, word in enumerate(SMALL_NUMBERS)} | TENS | SCALES
+REWRITTEN = SAME_WORD.keys() | NUMBERS.keys()
 SENTENCE_END = re.compile(r"""[.!?…。！？]+(?=["'”’)\]*_]*(?:\s|\Z))|\n+""")
 CLAUSE_END = re.compile(r"[,;:—–](?=\s)|\s-+(?=\s)")
 ESCAPE = re.compile(r"\\(?=[_*])")
-EMPHASIS = "*_"
-GROUPED_DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+")
+SPELLING = re.compile(r"[*_]|\d,\d|ty-")  # what asks for a plainer spelling
+EMPHASIS = re.compile(r"(?<!\w)[.,:]*[*_]+[.,:]*|[.,:]*[*_]+[.,:]*(?!\w)")
+GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+HYPHENATED_NUMBER = re.compile(rf"\b({'|'.join(TENS)})-(?={'|'.join(SMALL_NUMBERS[1:10])})")
 QUOTED = re.compile(
     r""""([^"\n]+)"|“([^”\n]+)”|«([^»\n]+)»|`([^`\n]+)`|\[([^\]\n]+)\]|(?<!\w)'([^'\n]+)'(?!\w)"""
 )
@@ -98,13 +105,18 @@ def content_words(text: str) -> Contents:
     marked = ESCAPE.sub("", text) if "\\" in text else text
     marked = SENTENCE_END.sub(f" {SENTENCE_BREAK} ", marked)
     marked = CLAUSE_END.sub(f" {CLAUSE_BREAK} ", marked)
-    words = _plain_words(normalized(marked).split())
-    sentences = sorted(filter(None, map(_weighty, _task(words))))
-    for sentence in sentences:
-        for word in sentence:
-            if word not in CHATTER and word not in QUESTION_WORDS and not word.isdigit():
-                return tuple(sentences)
-    return (tuple(word for word in words if word not in (SENTENCE_BREAK, CLAUSE_BREAK)),)
+    plain = normalized(marked)
+    if SPELLING.search(plain):
+        plain = _spelt_plainly(plain)
+    sentences = [words for part in plain.split(SENTENCE_BREAK) if (words := part.split())]
+    if not REWRITTEN.isdisjoint(plain.split()):
+        sentences = list(map(_rewritten, sentences))
+    contents = sorted(filter(None, map(_weighty, _task(sentences))))
+    for words in contents:
+        for word in words:
+            if word not in WEIGHTLESS and not word.isdigit():
+                return tuple(contents)
+    return (tuple(word for words in sentences for word in words if word != CLAUSE_BREAK),)
 
 
 def same_material(first: str, second: str) -> bool:
@@ -123,81 +135,69 @@ def _material(text: str) -> list[str]:
     return sorted(map(normalized, (*quoted, *labelled)))
 
 
-def _task(words: list[str]) -> list[list[str]]:
+def _task(sentences: list[list[str]]) -> list[list[str]]:
     """The sentences, without the chatter before the first and behind the last."""
-    sentences = [sentence for sentence in _split(words, SENTENCE_BREAK) if sentence]
-    while len(sentences) > 1 and _is_chatter(sentences[-1]):
-        sentences.pop()
-    while len(sentences) > 1 and _is_chatter(sentences[0]):
-        sentences.pop(0)
-    if sentences:
-        first = list(_split(sentences[0], CLAUSE_BREAK))
-        while len(first) > 1 and _is_chatter(first[0]):
-            first.pop(0)
-        sentences[0] = [word for clause in first for word in (*clause, CLAUSE_BREAK)]
-        last = list(_split(sentences[-1], CLAUSE_BREAK))
-        while len(last) > 1 and _is_chatter(last[-1]):
-            last.pop()
-        sentences[-1] = [word for clause in last for word in clause]
-    return sentences
+    first, last = 0, len(sentences)
+    while last - first > 1 and _is_chatter(sentences[last - 1]):
+        last -= 1
+    while last - first > 1 and _is_chatter(sentences[first]):
+        first += 1
+    task = sentences[first:last]
+    if task:
+        task[0] = _without_chatter(task[0], 0)
+        task[-1] = _without_chatter(task[-1], -1)
+    return task
 
 
-def _is_chatter(clause: list[str]) -> bool:
+def _without_chatter(sentence: list[str], end: int) -> list[str]:
+    """The sentence without the clauses of chatter at its beginning (0) or end (-1)."""
+    if CLAUSE_BREAK not in sentence:
+        return sentence
+    text = " ".join(sentence)
+    clauses = [clause.split() for clause in text.split(CLAUSE_BREAK)]
+    while len(clauses) > 1 and _is_chatter(clauses[end]):
+        clauses.pop(end)
+    return f" {CLAUSE_BREAK} ".join(map(" ".join, clauses)).split()
+
+
+def _is_chatter(words: list[str]) -> bool:
     """A greeting, thanks, or a few words of no weight; one such word alone may be an answer."""
-    words = [word for word in clause if word != CLAUSE_BREAK]
     return OPENERS.issuperset(words) or (len(words) >= LEAST_CHATTER and CHATTER.issuperset(words))
 
 
 def _weighty(sentence: list[str]) -> Sentence:
     """The sentence without its opening, tail and fillers."""
-    words = [word for word in sentence if word != CLAUSE_BREAK]
-    start, end = 0, len(words)
-    while start < end and words[start] in OPENERS:
+    start, end = 0, len(sentence)
+    while start < end and sentence[start] in OPENERS:
         start += 1
-    while start < end and words[end - 1] in TAIL:
+    while start < end and sentence[end - 1] in TAIL:
         end -= 1
-    return tuple(word for word in words[start:end] if word not in FILLERS)
+    return tuple([word for word in sentence[start:end] if word not in FILLERS])
 
 
-def _split(words: list[str], mark: str) -> Iterator[list[str]]:
-    start = 0
-    for _ in range(words.count(mark)):
-        end = words.index(mark, start)
-        yield words[start:end]
-        start = end + 1
-    yield words[start:]
+def _spelt_plainly(text: str) -> str:
+    """Normalised text without marks of emphasis, hyphens in numbers and groups of digits."""
+    text = EMPHASIS.sub("", text)
+    text = GROUPED_DIGITS.sub("", text)
+    return HYPHENATED_NUMBER.sub(r"\1 ", text)
 
 
-def _plain_words(words: list[str]) -> list[str]:
+def _rewritten(words: list[str]) -> list[str]:
     """The words with numbers as digits and contractions undone."""
     plain: list[str] = []
     for word in words:
-        if word[-1] in EMPHASIS or word[0] in EMPHASIS:
-            word = word.strip(EMPHASIS).strip(WITHIN_WORDS) or word
-        if word in SAME_WORD:
+        if word not in REWRITTEN:
+            plain.append(word)
+        elif word in SAME_WORD:
             plain.append(SAME_WORD[word])
-        elif word in ORDINALS:
-            plain.append(ORDINALS[word])
-        elif (number := _number(word)) is not None:
-            _append_number(plain, word, number)
         else:
-            plain.append(word.replace(",", "") if GROUPED_DIGITS.fullmatch(word) else word)
+            _append_number(plain, word)
     return plain
 
 
-def _number(word: str) -> int | None:
-    if word in NUMBERS:
-        return NUMBERS[word]
-    if word in SCALES:
-        return SCALES[word]
-    tens, hyphen, ones = word.partition("-")
-    if hyphen and tens in TENS and ones in NUMBERS:
-        return TENS[tens] + NUMBERS[ones]
-    return None
-
-
-def _append_number(plain: list[str], word: str, number: int) -> None:
+def _append_number(plain: list[str], word: str) -> None:
     """Adds a number, or makes it one with the number before: "twenty" "five", "3" "hundred"."""
+    number = NUMBERS[word]
     before = int(plain[-1]) if plain and plain[-1].isdecimal() and len(plain[-1]) < 10 else None
     if before is not None and word in SCALES:
         plain[-1] = str(before * number)

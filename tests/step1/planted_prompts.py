@@ -104,11 +104,13 @@ REPHRASINGS: dict[str, Callable[[str, random.Random], str]] = {
     "one misspelt word": _misspelt,
 }
 
-NAMES = "Ava Bruno Carla Dmitri Esme Farid Greta Hugo Ines Jonas Kira Leif Mona Nils Olga".split()
-NOUNS = (
-    "lantern violin cactus glacier ferry saddle orchard teapot comet anchor beetle candle drum "
-    "engine fossil guitar hammock island jacket kettle ladder magnet needle oyster pillow".split()
+NAME_LIST = "Ava Bruno Carla Dmitri Esme Farid Greta Hugo Ines Jonas Kira Leif Mona Nils Olga"
+NOUN_LIST = (
+    "lantern violin cactus glacier ferry saddle orchard teapot comet anchor beetle candle "
+    "drum engine fossil guitar hammock island jacket kettle ladder magnet needle oyster "
+    "pillow"
 )
+NAMES, NOUNS = NAME_LIST.split(), NOUN_LIST.split()
 SHORT_TASKS = [
     "Who is the founder of House {name}?", "What is a {noun} made of?", "Who was {name} Okafor?",
     "Write a poem about a {noun}.", "How old is a {number} year old dog in human years?",
@@ -127,16 +129,18 @@ SLOT_TASKS = [
     "atlas has, and a stranger offers a fortune for it.",
 ]
 DEFINITIONS = [
-    "In this task you get a short text and have to say how it feels: positive, negative or neutral. "
-    "Judge the words of the writer only and do not guess what others may think of it. If a text has "
-    "both sides, choose the one that takes more room. Answer with one word and nothing else.",
-    "You are given a word. Write a sentence in which the word is used as it is used in everyday "
-    "speech. The sentence must have at least eight and at most twenty words, must not begin with "
-    "the word itself, and must be true in our world. Do not explain the word, do not give more than "
-    "one sentence, and do not use a second word from the same family. If the word has more than one "
-    "meaning, take the one that a child would learn first. Do not use names of people or places.",
-    "Given a list of things, remove those that occur twice, keep the order and return the rest in "
-    "square brackets.",
+    "In this task you get a short text and have to say how it feels: positive, negative or "
+    "neutral. Judge the words of the writer only and do not guess what others may think of "
+    "it. If a text has both sides, choose the one that takes more room. Answer with one word "
+    "and nothing else.",
+    "You are given a word. Write a sentence in which the word is used as it is used in "
+    "everyday speech. The sentence must have at least eight and at most twenty words, must "
+    "not begin with the word itself, and must be true in our world. Do not explain the word, "
+    "do not give more than one sentence, and do not use a second word from the same family. "
+    "If the word has more than one meaning, take the one that a child would learn first. Do "
+    "not use names of people or places.",
+    "Given a list of things, remove those that occur twice, keep the order and return the "
+    "rest in square brackets.",
 ]
 INPUTS = [
     "\n\nInput: {noun}",
