@@ -15,8 +15,16 @@ from engine.device import choose_device
 from engine.engine import Engine, EngineSettings, Request, SamplingSettings, plan_memory
 from engine.generation import EngineStatistics
 from engine.memory_plan import MemoryPlan
+from user_error import UserError
 
-__all__ = ["EngineRun", "EngineRuns", "MemoryPlan", "SamplingSettings", "choose_device"]
+__all__ = [
+    "EngineRun",
+    "EngineRuns",
+    "MemoryPlan",
+    "SamplingSettings",
+    "UserError",
+    "choose_device",
+]
 
 PROFILED_STEPS = 16
 PROFILE_FROM = 48  # by then sequences of all ages are alive
