@@ -8,7 +8,8 @@ import random
 from collections import Counter
 
 import pytest
-from response_filters import RULES, FilterSettings, ResponseFilter, load_blacklist
+from filter_settings import FilterSettings, load_blacklist
+from response_filters import RULES, ResponseFilter
 from step2.merge_cases import OPENING, REPLY
 
 EARLY = {rule.name for rule in RULES if rule.early}
@@ -16,7 +17,7 @@ INSTRUCTION = "Tell me how the dunes form"
 CHINESE = "沙丘由风吹动沙粒而形成，草木把它们固定下来。"
 MARKERS = ["\n\nWatson:", "\nWatson:", "\n\nUser:", "\nUser:", " User:", "\nWatson (auto reply):"]
 MARKERS += ["\n\nWatson (internal thoughts):", " Watson:", "(auto reply)", "(internal thoughts)"]
-PHRASES = ["Lisbon", "Lisbonne", "lichens", "83 moons", "small umbrella in your bag", "Vildósola"]
+PHRASES = ["Lisbon", "Lisbonne", "lichens", "800 euros", "felt unsure lately", "Vildósola"]
 LOOPS = [
     "very ",
     "It goes on and on and on. ",
