@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from command_line import InputError, positive_integer, run_script, story_parser
+from command_line import InputError, ScriptParser, positive_integer, run_script
 from prompt_sources import find_sources, read_rows
 from request_files import request_record, write_requests
 from topic_pool import PROMPTS
@@ -24,7 +24,7 @@ SHOWN_TASKS = 5
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Ask for more tasks behind drawn seed tasks.")
+    parser = ScriptParser("Ask for more tasks behind drawn seed tasks.")
     add = parser.add_argument
     add("--seed_tasks", type=Path, default=SEED_TASKS, metavar="FILE", help="tasks of a person")
     add("--requests", type=positive_integer, required=True, help="how many to write")

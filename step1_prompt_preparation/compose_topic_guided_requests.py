@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from command_line import InputError, positive_integer, run_script, story_parser
+from command_line import InputError, ScriptParser, positive_integer, run_script
 from prompt_records import seeded_digest
 from prompt_sources import find_sources, read_rows
 from request_files import request_record, write_prompt_file, write_requests
@@ -34,7 +34,7 @@ WANTED = "Wanted:"  # opens the user's part, as question_prompt.format.toml says
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Ask for one question or task for each topic.")
+    parser = ScriptParser("Ask for one question or task for each topic.")
     add = parser.add_argument
     add("--pool", type=Path, required=True, metavar="FILE", help="topics (harvest_topics.py)")
     add("--types_file", type=Path, default=TYPES_FILE, metavar="FILE", help="kinds and examples")

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import InputError, fraction, positive_integer, run_script, story_parser
+from command_line import InputError, ScriptParser, fraction, positive_integer, run_script
 from request_files import request_record, write_requests
 from topic_pool import TYPES_FILE, QuestionType, by_type, read_pool, read_types
 
@@ -31,7 +31,7 @@ LEAST_REQUESTS = 20
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Ask for more topics of each kind of question.")
+    parser = ScriptParser("Ask for more topics of each kind of question.")
     add = parser.add_argument
     add("--round", type=positive_integer, required=True, help="number of the round, from 1")
     add("--types_file", type=Path, default=TYPES_FILE, metavar="FILE", help="kinds and seeds")

@@ -20,18 +20,17 @@ from typing import Any
 
 from command_line import (
     InputError,
+    ScriptParser,
     comma_list,
     fraction,
     refuse_overwriting,
     run_script,
-    story_parser,
 )
 from compose_self_instruct_requests import SEED_TASKS, read_seed_tasks
 from harvest_report import HarvestReport
 from harvest_rules import PROMPT_RULES, broken_rule, numbered_items
 from prompt_records import prompt_record, seeded_digest
 from request_files import AnsweredRequest, read_answers, read_requests, write_requests
-from rouge_similarity import find_similar
 from topic_pool import TYPES_FILE, read_types
 
 SELF_INSTRUCT = "self_instruct"
@@ -59,7 +58,7 @@ class Proposal:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Take prompts out of the responses to requests.")
+    parser = ScriptParser("Take prompts out of the responses to requests.")
     add = parser.add_argument
     add("--requests", type=comma_list, required=True, metavar="FILE,...", help="what was asked")
     add(
@@ -135,6 +134,8 @@ def drop_similar(
     proposals: list[Proposal], seeds: list[str], limit: float, report: HarvestReport
 ) -> list[Proposal]:
     """The proposals that are near neither to a seed nor to an earlier one."""
+    from rouge_similarity import find_similar
+
     similar = find_similar([proposal.text for proposal in proposals], limit, seeds)
     kept = []
     for index, proposal in enumerate(proposals):

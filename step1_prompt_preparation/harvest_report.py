@@ -5,9 +5,10 @@ import os
 from collections import Counter, defaultdict
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXAMPLES = 5  # of each reason, in the report
 
@@ -37,8 +38,10 @@ class HarvestReport:
             example = {"kind": kind, "text": text[:300], "detail": detail[:300]}
             self.examples[reason].append({k: v for k, v in example.items() if v})
 
-    def counts(self) -> pd.DataFrame:
-        """A row a kind and one for all: proposed, a column for each reason, kept, yield."""
+    def counts(self) -> "pd.DataFrame":
+        """A row a kind and one for all: proposed, a column for each reason, kept."""
+        import pandas as pd
+
         kinds = [kind for kind in self.kinds if self.proposed[kind]]
         reasons = sorted({reason for _, reason in self.dropped})
         rows = {

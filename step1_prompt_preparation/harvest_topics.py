@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from command_line import InputError, comma_list, refuse_overwriting, run_script, story_parser
+from command_line import InputError, ScriptParser, comma_list, refuse_overwriting, run_script
 from harvest_report import HarvestReport, write_beside
 from harvest_rules import TOPIC_RULES, broken_rule, numbered_items
 from prompt_records import seeded_digest
@@ -26,7 +26,7 @@ MOST_TOPICS = 10  # that a request asks for
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Take the topics of one round out of the responses.")
+    parser = ScriptParser("Take the topics of one round out of the responses.")
     add = parser.add_argument
     add("--requests", type=Path, required=True, metavar="FILE", help="of compose_topic_requests.py")
     add(
