@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembled_prompt import own_part
+from filter_settings import FilterSettings
 from generation_report import GenerationReport, complete_summary
 from launch_ranks import LaunchRanks, OtherRankError
 from launch_work import LaunchWork, ids_in_other_shards, look_up_work
-from response_filters import FilterSettings, ResponseFilter
+from response_filters import ResponseFilter
 from response_shards import ShardWriter, manifest_path, run_name, shard_path
 from shard_lock import ShardOwnedError, ShardTakenOverError
 from tqdm.contrib.logging import logging_redirect_tqdm
