@@ -27,20 +27,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembled_prompt import own_part
+from engine.launch_ranks import LaunchRanks, OtherRankError
+from filter_settings import FilterSettings
 from generation_report import GenerationReport, complete_summary
-from launch_ranks import LaunchRanks, OtherRankError
 from launch_work import LaunchWork, ids_in_other_shards, look_up_work
-from response_filters import FilterSettings, ResponseFilter
+from response_filters import ResponseFilter
 from response_shards import ShardWriter, manifest_path, run_name, shard_path
 from shard_lock import ShardOwnedError, ShardTakenOverError
 from tqdm.contrib.logging import logging_redirect_tqdm
+from user_error import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import; a launch without work does without
     from engine.engine import Completion, Engine, EngineSettings, Request
 
 logger = logging.getLogger("generate")
 
-EXIT_DONE, EXIT_ERROR, EXIT_DRAINED = 0, 1, 75
+EXIT_DONE, EXIT_ERROR, EXIT_UNMENDABLE, EXIT_DRAINED = 0, 1, 2, 75
 DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 DEFAULT_PROMPT_FILE = (
     Path(__file__).resolve().parent.parent / "prompts" / "watson_self_align_prompt.txt"
@@ -92,6 +94,9 @@ def main() -> int:
         return code
     except OtherRankError:
         return EXIT_ERROR
+    except UserError as error:
+        logger.error("%s", error)
+        return EXIT_UNMENDABLE
     except (ValueError, OSError, ShardOwnedError, ShardTakenOverError) as error:
         logger.error("%s", error)
         return EXIT_ERROR
@@ -227,7 +232,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     """Refuses flags that can't work; fills in what depends on the launch."""
     try:
         args.ranks = LaunchRanks.from_environment(args.tensor_parallel)
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     if args.group_size is None:
         args.group_size = args.ranks.group_count

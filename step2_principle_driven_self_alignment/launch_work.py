@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from assembled_prompt import read_principle_prompt
+from filter_settings import FilterSettings
 from prompt_file import deal_prompts, read_prompts
-from response_filters import FilterSettings
 from response_shards import (
     find_shards,
     hash_prompt_ids,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from prompt_file import prompt_id_of
-from response_turns import response_text
 
 ALLOW = "or go on without them with --allow_missing"
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -60,6 +59,19 @@ def _checked(line: bytes) -> dict[str, Any]:
         raise ValueError("`finish_reason` is not a text")
     record["id"] = str(record.get("id") or prompt_id_of(record["instruction"], record["input"]))
     return record
+
+
+def response_text(record: dict[str, Any]) -> str:
+    """The raw text of a response record; older files keep it as `{"generation": text}`.
+
+    Raises ValueError if there is none.
+    """
+    output = record.get("output")
+    if isinstance(output, dict):
+        output = output.get("generation")
+    if not isinstance(output, str):
+        raise ValueError('`output` is neither a text nor {"generation": text}')
+    return output
 
 
 class ResponseReader:

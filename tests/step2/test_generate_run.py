@@ -201,7 +201,7 @@ def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments
 
 
 def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
-    assert generate(*arguments, "--dry_run", "--slots", "1000000") == 1
+    assert generate(*arguments, "--dry_run", "--slots", "1000000") == 2
     assert "or fewer" in caplog.text
 
 

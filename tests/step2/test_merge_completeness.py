@@ -6,6 +6,7 @@ import re
 import pytest
 from step2.merge_cases import Run, prompt, responses_among
 from step2.merge_cases import response as answer
+from user_error import UserError
 
 PROMPTS = [prompt(number) for number in range(12)]
 
@@ -28,7 +29,7 @@ def refused(monkeypatch):
 
     def merge(run, *flags, **arguments):
         before = {path: path.read_bytes() for path in run.folder.iterdir()}
-        with pytest.raises((ValueError, OSError)) as error:
+        with pytest.raises((UserError, ValueError, OSError)) as error:
             run.merge(monkeypatch, *flags, **arguments)
         assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
         assert "\n" not in str(error.value)
@@ -254,7 +255,7 @@ def test_bad_flags_and_bad_data_exit_with_2_and_1(run, run_script):
     assert run_script(script, *pattern, "--output_file", "merged.csv").returncode == 2
     refused = run_script(script, *pattern, *output, "--loop_words", 9)
     assert refused.returncode == 2
-    assert "--loop_words: 9 is too small; give 10 or more" in refused.stderr
+    assert "--loop_words: 9 is out of range; give 10 or more" in refused.stderr
     (run.folder / "run_3shards_0.jsonl").unlink()
     failed = run_script(script, *pattern, *output)
     assert failed.returncode == 1
