@@ -29,7 +29,7 @@ from filter_settings import FilterSettings
 from filter_statistics import FilterStatistics
 from merged_files import MergedFiles
 from response_judging import JudgingSettings, judge_all
-from response_rows import ResponseReader
+from response_shards import ResponseReader
 from rule_path import explain
 from run_shards import RunShards, find_gaps, find_run_shards
 from tqdm import tqdm
@@ -84,7 +84,7 @@ def main() -> None:
     check_output_file(args.output_file, run, args.dummy_data_file)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
     settings = JudgingSettings(rules, args.assistant_name, args.seed)
-    reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
+    reader = ResponseReader(run.paths)
     with (
         MergedFiles(args.output_file, parquet=args.parquet) as files,
         ShuffledRecords(files.folder, args.seed) as records,
@@ -136,11 +136,11 @@ def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) 
     """
     if not reader.answered:
         raise ValueError(f"the {len(run.paths)} shards of {run.name} hold no response")
-    gaps = find_gaps(run, reader.answered)
+    gaps = find_gaps(run, reader)
     if gaps and not allow_missing:
         raise ValueError(gaps)
-    for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
-        logger.warning("incomplete: %s", gap)
+    if gaps:
+        logger.warning("incomplete: %s", gaps)
     return gaps
 
 
@@ -154,6 +154,7 @@ def describe_run(run: RunShards, reader: ResponseReader, gaps: str) -> dict[str,
         "gaps": gaps,
         "torn_shards": [path.name for path in reader.torn],
         "repeated_answers": reader.repeated,
+        "differing_answers": reader.differing,
     }
 
 

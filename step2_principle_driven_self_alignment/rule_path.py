@@ -3,14 +3,14 @@
 from typing import Any
 
 from response_filters import RULES, FilterSettings, ResponseFilter
-from response_rows import ResponseReader
+from response_shards import ResponseReader
 from run_shards import RunShards
 
 
 def explain(response_id: str, run: RunShards, settings: FilterSettings) -> str:
     """What each rule says of the response; ValueError if no shard has it."""
     for shard in run.paths:
-        for record in ResponseReader([shard], allow_torn=True).read():
+        for record in ResponseReader([shard]).read():
             if record["id"] == response_id:
                 return "\n".join([f"{shard}", *_describe(record, settings)])
     raise ValueError(
