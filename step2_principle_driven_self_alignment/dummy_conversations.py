@@ -18,7 +18,11 @@ def read_dummy_records(path: Path, assistant_name: str, developer: str) -> list[
     The first exchange becomes instruction and output; further ones follow inside `output`. Raises
     FileNotFoundError, or ValueError with file and row number for what is no conversation.
     """
-    blanks = {"{assistant_name}": assistant_name, "{developer}": developer}
+    blanks = {
+        "{assistant_name}": assistant_name,
+        "{developer}": developer,
+        "{developer_name}": proper_name(developer),
+    }
     records: dict[str, dict[str, Any]] = {}
     for row_number, row in _read_rows(path):
         try:
@@ -31,6 +35,14 @@ def read_dummy_records(path: Path, assistant_name: str, developer: str) -> list[
     if not records:
         raise ValueError(f"{path} is empty: no conversations to add")
     return list(records.values())
+
+
+def proper_name(developer: str) -> str:
+    """The name without English words around it, for texts in other languages.
+
+    "the Self-Align team" gives "Self-Align".
+    """
+    return developer.removeprefix("the ").removesuffix(" team")
 
 
 def _read_rows(path: Path) -> list[tuple[int, Any]]:

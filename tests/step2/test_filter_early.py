@@ -16,7 +16,7 @@ INSTRUCTION = "Tell me how the dunes form"
 CHINESE = "沙丘由风吹动沙粒而形成，草木把它们固定下来。"
 MARKERS = ["\n\nWatson:", "\nWatson:", "\n\nUser:", "\nUser:", " User:", "\nWatson (auto reply):"]
 MARKERS += ["\n\nWatson (internal thoughts):", " Watson:", "(auto reply)", "(internal thoughts)"]
-PHRASES = ["Lisbon", "Lisbonne", "lichens", "83 moons", "small umbrella in your bag", "Vildósola"]
+PHRASES = ["Lisbon", "Lisbonne", "lichens", "800 euros", "felt unsure lately", "Vildósola"]
 LOOPS = [
     "very ",
     "It goes on and on and on. ",

@@ -77,7 +77,7 @@ def test_each_rule_lets_the_nearest_text_through(judge, rule):
         ("{reply} Subject: (auto reply)", "A subject like (AUTO REPLY)?", None),
         ("{reply} Look at the lichens!", "Hi", "exemplar_phrase"),
         ("{reply} Look at the lichens!", "What is a lichen?", None),
-        ("{reply} small\numbrella in your bag", "Hi", "exemplar_phrase"),
+        ("{reply} leafy\nrosettes", "Hi", "exemplar_phrase"),
         ("{reply} Lisbonne", "Hi", None),
         ("{reply} 去Lisbon吧", "Hi", "exemplar_phrase"),
         ("{reply} Tell me  about\nthe sea", "Tell me about the sea", "prompt_echo"),

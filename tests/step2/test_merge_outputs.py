@@ -95,7 +95,8 @@ def test_name_and_developer_fill_the_dummy_data(merged, monkeypatch):
     assert all(record["finished"] for record in dummies)
     text = json.dumps(dummies)
     assert "Ada <1>" in text and r"the \\1 & Co" in text
-    assert not re.search(r"\{(assistant_name|developer)\}", text)
+    assert r"el equipo de \\1 & Co" in text  # without the English article
+    assert not re.search(r"\{(assistant_name|developer|developer_name)\}", text)
     assert "Dromedary" not in re.sub(r"### Dromedary", "", text)
     assert "Dromedary" in json.dumps([r for r in merged.records if r["source"] == "dummy"])
 
