@@ -46,6 +46,11 @@ def run_name(output_file: str | Path) -> Path:
     return path.with_suffix("") if path.suffix == ".jsonl" else path
 
 
+def shard_path(run: Path, group_size: int, group_rank: int, launch: int = 0) -> Path:
+    """Where a launch of group `group_rank` of `group_size` groups writes its responses."""
+    return ShardName(run, group_size, group_rank, launch).path
+
+
 def manifest_path(run: Path) -> Path:
     """Where the run's manifest lies."""
     return run.with_name(f"{run.name}.manifest.json")

@@ -25,6 +25,7 @@ from user_error import TryAgainError
 
 logger = logging.getLogger(__name__)
 
+STATES = ("loading", "answering", "ended")
 STATUS_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # an older status, from another machine, is a dead launch's
 LOCK_SECONDS = 10.0
@@ -152,7 +153,7 @@ def read_status(shard: Path) -> dict[str, Any]:
         status = json.loads(status_path(shard).read_bytes())
     except (OSError, ValueError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return status if isinstance(status, dict) and status.get("state") in STATES else {}
 
 
 def is_living(shard: Path) -> bool:
