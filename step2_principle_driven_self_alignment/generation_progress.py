@@ -4,7 +4,7 @@ Reads the manifest, the shards and their status files; writes nothing. Exit code
 prompt is answered, 3 while some are not, 1 where no run is (yet), 2 for files that belong to no
 run. So a script can wait for a run:
 
-    while python generation_progress.py --output_file self_align.jsonl; [ $? -eq 3 ]; do sleep 60; done
+    while python generation_progress.py --output_file NAME.jsonl; [ $? -eq 3 ]; do sleep 60; done
 """
 
 import argparse

@@ -51,7 +51,7 @@ def test_missing_values_of_tables_are_missing(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(pandas.DataFrame(rows).to_dict("records")))
     assert "NaN" in (tmp_path / "p.json").read_text()
     for name in ("p.parquet", "p.json"):
-        seven, other = read_prompts(tmp_path / name)
+        other, seven = read_prompts(tmp_path / name)
         assert (seven["id"], seven["input"]) == ("7", "")
         assert other["id"] == hashlib.sha256(b"b\0c").hexdigest()[:16]
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import generate_self_align_response
+import generate_self_align_response as script
 import pytest
 from response_shards import ResponseReader, find_shards, run_name, shard_path, status_path
 from user_error import run_script as run_main
@@ -65,9 +65,7 @@ def generate(monkeypatch):
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
-        return run_main(
-            generate_self_align_response.main, generate_self_align_response.logger.error
-        )
+        return run_main(script.main, script.logger.error)
 
     yield run
     for number, handler in handlers.items():
@@ -107,7 +105,7 @@ def reference(base_model, inputs, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
-        assert generate_self_align_response.main() == 0
+        assert script.main() == 0
     found = responses(output_file)
     assert len(found) == PROMPTS
     assert len({row["output"] for row in found.values()}) > PROMPTS // 2, "too dull to compare"
@@ -152,7 +150,7 @@ def test_a_complete_run_says_so_without_loading_anything(run_script, generate, a
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "is answered already" in done.stderr
+    assert "are answered already" in done.stderr
     assert " torch" not in done.stderr.replace("torchrun", "")
     summary = json.loads(status_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
     assert summary["finished"] and summary["prompts_answered"] == 4

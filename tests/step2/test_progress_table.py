@@ -90,7 +90,7 @@ def test_a_complete_run_of_several_group_sizes_exits_with_0(progress, tmp_path):
     answer(tmp_path, 2, 1, range(5, 10, 2))
     code, rows, _ = progress()
     assert code == 0
-    assert rows[2].split() == "4 of all by launches with --group_size 1".split()
+    assert rows[2].strip() == "4 of all by launches with --group_size 1"
     assert all(row.endswith("complete") for row in rows[:2])
 
 
