@@ -29,11 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filter_settings import FilterSettings
 from generation_report import GenerationReport, share_counts
 from launch_ranks import LaunchRanks, OtherRankError
 from prompt_file import deal_prompts, read_principle_prompt, read_prompts
 from prompt_format import SELF_ALIGN
-from response_filters import FilterSettings, ResponseFilter
+from response_filters import ResponseFilter
 from response_shards import find_shards, finish_reasons, manifest_path, run_name
 from run_manifest import RunManifest, describe_run
 from shard_writer import ShardWriter, complete_status

@@ -2,33 +2,23 @@
 
 RULES is the ordered table that decides; the first rule that catches a response names the reason.
 The merge judges whole responses with it, and the generator gives up a response as soon as
-no continuation can pass (`cannot_be_kept`), so both always agree.
+no continuation can pass (`cannot_be_kept`), so both always agree. What the rules look at is in
+response_text.py.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exemplar_blacklist import ExemplarBlacklist, load_blacklist
-from filter_settings import FilterSettings, load_required_opening
-from judged_response import BegunResponse, JudgedResponse
+from exemplar_blacklist import ExemplarBlacklist
+from filter_settings import FilterSettings
+from prompt_format import joined_prompt
 from published_rules import judge_published
 from repetition import repeated_share
 from reply_language import find_other_script
-from response_turns import response_text
-from verdict import Verdict
-from writing_scripts import weighted_length
-
-__all__ = [
-    "RULES",
-    "FilterSettings",
-    "ResponseFilter",
-    "Rule",
-    "Verdict",
-    "load_blacklist",
-    "load_required_opening",
-]
+from response_text import BegunResponse, JudgedResponse, Verdict
+from unfinished_text import weighted_length
 
 MIN_LENGTH_BEFORE_LOOP = 160  # a shorter start is not worth keeping
 LEAKED_MARKER = re.compile(r"\((?:internal thoughts|auto reply)\)", re.IGNORECASE)
@@ -64,11 +54,13 @@ def find_other_opening(response: JudgedResponse) -> str | None:
 
 
 def find_missing_reply(response: JudgedResponse) -> str | None:
-    return 'no line begins with "Watson:"' if response.turns.reply is None else None
+    marker = response.settings.dialogue.reply_marker.strip()
+    return f'no line begins with "{marker}"' if response.turns.reply is None else None
 
 
 def find_user_turn(response: JudgedResponse) -> str | None:
-    return '"User:" before the reply' if response.turns.user_turn_first else None
+    marker = response.settings.dialogue.end_marker.strip()
+    return f'"{marker}" before the reply' if response.turns.user_turn_first else None
 
 
 def find_leak(response: JudgedResponse) -> str | None:
@@ -243,13 +235,10 @@ class ResponseFilter:
         self._blacklist = ExemplarBlacklist(settings.blacklist)
 
     def judge(self, record: dict[str, Any]) -> Verdict:
-        """Whether a response record is kept, or the name of the rule that drops it.
-
-        Raises ValueError if the record has no text as `output`.
-        """
+        """Whether a response record is kept, or the name of the rule that drops it."""
         if self.settings.published_rules:
             return judge_published(record, self.settings)
-        response = self.respond(record)
+        response = self._whole(record)
         reason, evidence = self._reason(response)
         return Verdict(
             reason=reason,
@@ -260,12 +249,36 @@ class ResponseFilter:
             input=response.input,
         )
 
-    def respond(self, record: dict[str, Any]) -> JudgedResponse:
-        """The record's response, ready for the rules."""
+    def explain(self, record: dict[str, Any]) -> str:
+        """A response's path through the rules, and what is left of it, in words."""
+        verdict = self.judge(record)
+        lines = [
+            f"id {record['id']}, source {record.get('source') or 'unknown'}, "
+            f"finish reason {record.get('finish_reason') or 'not recorded'}",
+            *_quoted("prompt", joined_prompt(record["instruction"], record["input"])),
+            *_quoted("response", record["output"]),
+            "",
+        ]
+        if not self.settings.published_rules:
+            lines += ["rules, in order:", *self._rule_lines(record), ""]
+        if not verdict.kept:
+            return "\n".join([*lines, f"dropped: {verdict.reason}"])
+        lines.append(f"kept, {'finished' if verdict.finished else 'unfinished'}")
+        lines += _quoted("reply, before the codename is replaced", verdict.reply)
+        return "\n".join(lines)
+
+    def _rule_lines(self, record: dict[str, Any]) -> Iterator[str]:
+        response = self._whole(record)
+        for number, rule in enumerate(RULES, start=1):
+            evidence = rule.evidence(response)
+            outcome = "passes" if evidence is None else f"catches: {evidence}"
+            yield f"  {number:2} {rule.name:16} {outcome}"
+
+    def _whole(self, record: dict[str, Any]) -> JudgedResponse:
         return JudgedResponse(
             record["instruction"],
             record.get("input") or "",
-            response_text(record),
+            record["output"],
             record.get("finish_reason"),
             self.settings,
             self._blacklist,
@@ -303,3 +316,7 @@ def _first_catch(
         if evidence is not None:
             return rule.name, evidence
     return None, ""
+
+
+def _quoted(title: str, text: str) -> list[str]:
+    return ["", f"{title}:", *(f"  | {line}" for line in text.split("\n"))]

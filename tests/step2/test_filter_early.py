@@ -8,7 +8,8 @@ import random
 from collections import Counter
 
 import pytest
-from response_filters import RULES, FilterSettings, ResponseFilter, load_blacklist
+from filter_settings import FilterSettings, load_blacklist
+from response_filters import RULES, ResponseFilter
 from step2.merge_cases import OPENING, REPLY
 
 EARLY = {rule.name for rule in RULES if rule.early}

@@ -4,8 +4,9 @@ import random
 import re
 
 import pytest
-from response_filters import FilterSettings, ResponseFilter
-from response_judging import JudgingSettings, named_reply
+from filter_settings import FilterSettings
+from merge_and_filter_self_align_with_dummy import JudgingSettings, named_reply
+from response_filters import ResponseFilter
 from step2.merge_cases import OPENING, REPLY
 
 BLACKLIST = {"Lisbon": "the weather"}

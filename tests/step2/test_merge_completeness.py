@@ -278,7 +278,7 @@ def test_bad_flags_and_bad_data_exit_with_2_and_1(run, run_script):
     assert run_script(script, *pattern, "--output_file", "merged.csv").returncode == 2
     refused = run_script(script, *pattern, *output, "--loop_words", 9)
     assert refused.returncode == 2
-    assert "--loop_words: 9 is too small; give 10 or more" in refused.stderr
+    assert "--loop_words: 9 is out of range; give 10 or more" in refused.stderr
     (run.folder / "run_3shards_0.jsonl").unlink()
     failed = run_script(script, *pattern, *output)
     assert failed.returncode == 1

@@ -1,18 +1,50 @@
-"""A response with what the rules look at, whole or begun."""
+"""A response's text, whole or begun, with all that the rules look at.
+
+The base model continues "Watson (internal thoughts):". A good continuation is the thoughts, then
+a "Watson:" turn, the reply, then a "User:" turn that shows where the reply ended. A turn begins
+at the start of a line. The names are those of the prompt's format.
+"""
 
 import re
+from dataclasses import dataclass
 from functools import cached_property
 
 from exemplar_blacklist import ExemplarBlacklist
 from filter_settings import FilterSettings
+from prompt_format import SELF_ALIGN, PromptFormat, joined_prompt
 from repetition import find_loop
-from response_turns import ResponseTurns, split_turns
-from unfinished_text import trim_unfinished
-from writing_scripts import CJK
+from unfinished_text import CJK, trim_unfinished
 
 ENDS = ("stop", "eos")  # finish reasons of a response that ended by itself
 SETTLED = re.compile(rf".*[\s{CJK}]", re.DOTALL)
 LOOP_SEARCH_LENGTH = 1600  # a loop that leaves too short a start begins well before this
+
+
+@dataclass(frozen=True)
+class ResponseTurns:
+    """The turns of one response; `reply` is None where there is no "Watson:" turn."""
+
+    thoughts: str
+    reply: str | None
+    ended_by_user_turn: bool
+    user_turn_first: bool  # a "User:" turn comes before the reply, or instead of it
+
+    @property
+    def spoken(self) -> str:
+        """Thoughts and reply: all that the assistant wrote before the user's next turn."""
+        return self.thoughts if self.reply is None else f"{self.thoughts}\n{self.reply}"
+
+
+def split_turns(text: str, dialogue: PromptFormat = SELF_ALIGN) -> ResponseTurns:
+    """Takes the raw continuation of the dialogue's cue apart."""
+    thoughts, reply_marker, after = text.partition(dialogue.reply_marker)
+    before_user = thoughts.find(dialogue.end_marker)
+    if before_user != -1:
+        thoughts = thoughts[:before_user]
+    if not reply_marker:
+        return ResponseTurns(thoughts, None, False, before_user != -1)
+    reply, user_marker, _ = after.partition(dialogue.end_marker)
+    return ResponseTurns(thoughts, reply.strip(), bool(user_marker), before_user != -1)
 
 
 class JudgedResponse:
@@ -36,7 +68,7 @@ class JudgedResponse:
 
     @property
     def prompt(self) -> str:
-        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        return joined_prompt(self.instruction, self.input)
 
     @property
     def opens_as_required(self) -> bool:
@@ -44,7 +76,7 @@ class JudgedResponse:
 
     @cached_property
     def turns(self) -> ResponseTurns:
-        return split_turns(self.text)
+        return split_turns(self.text, self.settings.dialogue)
 
     @cached_property
     def reply(self) -> str:
@@ -89,3 +121,24 @@ class BegunResponse(JudgedResponse):
     def loop(self) -> int | None:
         head = SETTLED.match(self.reply[:LOOP_SEARCH_LENGTH])
         return find_loop(head[0], self.settings.loop_words) if head else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the filter decided about a response.
+
+    `reason` is the name of the rule that drops it, or None if it is kept; `evidence` is what that
+    rule found. `reply`, `instruction` and `input` are the texts to train on; `finished` tells
+    whether the reply really ended.
+    """
+
+    reason: str | None
+    evidence: str
+    reply: str
+    finished: bool
+    instruction: str
+    input: str
+
+    @property
+    def kept(self) -> bool:
+        return self.reason is None

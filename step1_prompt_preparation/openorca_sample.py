@@ -6,26 +6,66 @@ of the smallest hashes. Where too few in it pass, the rows are read again for th
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from command_line import InputError
+from inference_tasks import INFERENCE_TASK
 from normalized_text import normalized_key
-from openorca_rows import COLLECTIONS, OpenOrcaBatch
+from prompt_collections import OPENORCA
 from prompt_output import PromptOutput
 from prompt_records import prompt_record
+from prompt_sources import PromptSource, read_column_batches
 from token_lengths import TokenCounter
 
+ROWS_PER_BATCH = 16384
 WINDOW_FACTOR = 3  # candidates held for each prompt wanted
 LEAST_CHUNK = 256
 LAST_DIGEST = b"\xff" * 33  # above any
+
+
+@dataclass(frozen=True)
+class OpenOrcaBatch:
+    """Some rows: which collection each is of, its question as UTF-8, and which rules it breaks."""
+
+    collections: np.ndarray  # [rows], index into OPENORCA
+    offsets: np.ndarray  # [rows + 1], bytes into `data`
+    data: memoryview
+    missing: np.ndarray  # [rows] bool: no question
+    inference: np.ndarray  # [rows] bool: a natural-language-inference task
+    characters: np.ndarray  # [rows]
+
+    def question(self, row: int) -> bytes:
+        """The question's bytes."""
+        return bytes(self.data[self.offsets[row] : self.offsets[row + 1]])
+
+
 RowReader = Callable[[], Iterable[OpenOrcaBatch]]
 
 
-def source_name(collection: str) -> str:
-    """The `source` of a collection's records."""
-    return f"openorca/{collection}"
+def read_openorca(sources: Sequence[PromptSource]) -> Iterator[OpenOrcaBatch]:
+    """Reads ids and questions, column by column, a batch ahead of the work on them.
+
+    Raises:
+        InputError: an id of an unknown collection (names file and row), or a missing column.
+    """
+    batches = _checked_batches(sources)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, batches, None)
+        while (batch := ahead.result()) is not None:
+            ahead = reader.submit(next, batches, None)
+            yield batch
+
+
+def is_inference_task(questions: pa.Array) -> np.ndarray:
+    """Which questions are natural-language-inference tasks; False for a missing one."""
+    return _mask(pc.match_substring_regex(questions, INFERENCE_TASK))
 
 
 @dataclass(frozen=True)
@@ -79,13 +119,13 @@ class OpenOrcaSampler:
         self.rules = rules
         self.counter = counter
         self.output = output
-        self.drawn: dict[str, list[tuple[str, int]]] = {name: [] for name in COLLECTIONS}
+        self.drawn: dict[str, list[tuple[str, int]]] = {name: [] for name in OPENORCA}
         self.seen: set[bytes] = set()  # normalised keys of the drawn prompts
 
     def draw(self, read_batches: RowReader) -> tuple[list[dict], list[int]]:
         """Returns records and their token counts; calls `read_batches` once per window."""
         capacity = max(LEAST_CHUNK, WINDOW_FACTOR * self.rules.samples)
-        windows = {name: CandidateWindow(capacity, b"") for name in COLLECTIONS}
+        windows = {name: CandidateWindow(capacity, b"") for name in OPENORCA}
         self._fill(windows, read_batches(), first_time=True)
         while windows:
             for name, window in windows.items():
@@ -102,7 +142,7 @@ class OpenOrcaSampler:
 
     def _count(self, batch: OpenOrcaBatch, too_long: np.ndarray) -> None:
         """Reports what was read and what is dropped by its row alone."""
-        for number, name in enumerate(COLLECTIONS):
+        for number, name in enumerate(OPENORCA):
             rows = int(np.count_nonzero(batch.collections == number))
             if rows:
                 self.output.report.read[source_name(name)] += rows
@@ -112,7 +152,7 @@ class OpenOrcaSampler:
             ("too_long", too_long & ~batch.inference),
         ):
             for row in np.flatnonzero(dropped).tolist():
-                name = COLLECTIONS[batch.collections[row]]
+                name = OPENORCA[batch.collections[row]]
                 self.output.drop(source_name(name), reason, partial(batch.question, row))
 
     def _too_long(self, batch: OpenOrcaBatch) -> np.ndarray:
@@ -130,7 +170,7 @@ class OpenOrcaSampler:
         batches: Iterable[OpenOrcaBatch],
         first_time: bool = False,
     ) -> None:
-        by_number = [windows.get(name) for name in COLLECTIONS]
+        by_number = [windows.get(name) for name in OPENORCA]
         seeded = hashlib.sha256(b"%d\0" % self.rules.seed)
         for batch in batches:
             too_long = self._too_long(batch)
@@ -182,7 +222,7 @@ class OpenOrcaSampler:
 
     def _count_not_drawn(self) -> None:
         report = self.output.report
-        for name in COLLECTIONS:
+        for name in OPENORCA:
             source = source_name(name)
             dropped = sum(
                 n for (dropped_from, _), n in report.dropped.items() if dropped_from == source
@@ -192,12 +232,67 @@ class OpenOrcaSampler:
                 report.dropped[source, "not_drawn"] = left
 
     def _records(self) -> tuple[list[dict], list[int]]:
-        records, lengths = [], []
-        for name in COLLECTIONS:
-            for text, length in self.drawn[name]:
-                records.append(prompt_record(text, source_name(name)))
-                lengths.append(length)
-        return records, lengths
+        drawn = [
+            (prompt_record(text, source_name(name)), length)
+            for name in OPENORCA
+            for text, length in self.drawn[name]
+        ]
+        return [record for record, _ in drawn], [length for _, length in drawn]
+
+
+def source_name(collection: str) -> str:
+    """The `source` of a collection's records."""
+    return f"openorca/{collection}"
+
+
+def _checked_batches(sources: Sequence[PromptSource]) -> Iterator[OpenOrcaBatch]:
+    for source in sources:
+        first_row = 1
+        for batch in read_column_batches(source, ("id", "question"), ROWS_PER_BATCH):
+            ids = _as_text(batch.column(0), "id", source.name)
+            questions = _as_text(batch.column(1), "question", source.name)
+            yield _checked(ids, questions, source.name, first_row)
+            first_row += batch.num_rows
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    return values.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _as_text(column: pa.Array, name: str, source: str) -> pa.Array:
+    column_type: Any = column.type
+    if pa.types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    types = pa.types
+    is_text = any(
+        check(column_type)
+        for check in (types.is_string, types.is_large_string, types.is_string_view)
+    )
+    if not is_text:
+        raise InputError(f"{source}: the column {name!r} holds {column_type}, not text")
+    return column.cast(pa.large_string())
+
+
+def _checked(ids: pa.Array, questions: pa.Array, source: str, first_row: int) -> OpenOrcaBatch:
+    collections = np.full(len(ids), -1)
+    for number, name in enumerate(OPENORCA):
+        collections[_mask(pc.starts_with(ids, f"{name}."))] = number
+    if (collections < 0).any():
+        row = int(np.argmin(collections))
+        raise InputError(
+            f"{source}: row {first_row + row} has the id {ids[row].as_py()!r}, of none of the "
+            f"collections {', '.join(OPENORCA)} (their ids look like niv.242684)"
+        )
+    _, offsets, data = questions.buffers()
+    first = questions.offset
+    return OpenOrcaBatch(
+        collections=collections,
+        offsets=np.frombuffer(offsets, np.int64)[first : first + len(questions) + 1],
+        data=memoryview(data) if data else memoryview(b""),
+        missing=_mask(questions.is_null()),
+        inference=is_inference_task(questions),
+        characters=pc.utf8_length(questions).fill_null(0).to_numpy(),
+    )
 
 
 def _decoded(text: bytes) -> str | None:
