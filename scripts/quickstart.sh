@@ -76,19 +76,20 @@ prepare_prompts() {
 }
 
 generate_responses() {
-  RESPONSES=$OUTPUT_DIR/responses_1shards_0.jsonl
-  local summary=$OUTPUT_DIR/responses_1shards_0.summary.json
-  if ! is_current "$summary" "$PROMPTS" $PRINCIPLES $BASE_MODEL/*; then
+  if ! is_current "$OUTPUT_DIR/responses.manifest.json" "$PROMPTS" $PRINCIPLES $BASE_MODEL/*; then
     rm -f "$OUTPUT_DIR"/responses*
+  fi
+  if ! grep -sq '"finished": true' "$OUTPUT_DIR"/responses_1shards_*.status.json; then
     stage step2_generate $STEP2/generate_self_align_response.py --model_dir $BASE_MODEL \
       --input_file "$PROMPTS" --output_file "$OUTPUT_DIR/responses.jsonl"
   fi
-  echo "step 2  generate   $(records "$RESPONSES") responses in $RESPONSES"
+  RESPONSES=("$OUTPUT_DIR"/responses_1shards_*.jsonl) # one a launch: more than one after an interruption
+  echo "step 2  generate   $(cat "${RESPONSES[@]}" | wc -l) responses in ${RESPONSES[0]}"
 }
 
 merge_responses() {
   TRAINING_DATA=$OUTPUT_DIR/self_align_merged.json
-  if ! is_current "$TRAINING_DATA" "$RESPONSES" $IDENTITY prompts/*.txt $STEP2/*.py; then
+  if ! is_current "$TRAINING_DATA" "${RESPONSES[@]}" $IDENTITY prompts/*.txt $STEP2/*.py; then
     stage step2_merge $STEP2/merge_and_filter_self_align_with_dummy.py \
       --data_file_pattern "$OUTPUT_DIR/responses_1shards_*.jsonl" --dummy_data_file $IDENTITY \
       --output_file "$TRAINING_DATA"
