@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.launch_ranks import LaunchRanks, OtherRankError
 from filter_settings import FilterSettings
 from generation_report import GenerationReport, share_counts
-from launch_ranks import LaunchRanks, OtherRankError
 from prompt_file import deal_prompts, read_principle_prompt, read_prompts
 from prompt_format import SELF_ALIGN
 from response_filters import ResponseFilter
@@ -39,7 +39,7 @@ from response_shards import find_shards, finish_reasons, manifest_path, run_name
 from run_manifest import RunManifest, describe_run
 from shard_writer import ShardWriter, complete_status
 from tqdm.contrib.logging import logging_redirect_tqdm
-from user_error import EXIT_DONE, EXIT_FAILED, CommandLine, UserError, run_script
+from user_error import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, CommandLine, UserError, run_script
 
 if TYPE_CHECKING:  # torch takes seconds to import; a launch without work does without
     from engine.engine import Completion, Engine, EngineSettings, Request
@@ -282,7 +282,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     """Refuses flags that can't work; fills in what depends on the launch."""
     try:
         args.ranks = LaunchRanks.from_environment(args.tensor_parallel)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         parser.error(str(error))
     if args.group_size is None:
         args.group_size = args.ranks.group_count
@@ -337,7 +337,7 @@ def run_on_all_ranks() -> int:
     try:
         return main()
     except OtherRankError as error:
-        return getattr(error, "exit_code", EXIT_FAILED)
+        return EXIT_USER_ERROR if error.by_user else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_a_killed_process_ends_its_whole_group(slurm_launch):
     os.kill(the_rank(slurm_launch, "--group_rank 0", 3), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 137, output
-    message = r"error: rank 3 of 4 on node1 was killed by SIGKILL \(perhaps for want of memory\)"
+    message = r"error: rank 3 of 4 on node1 was killed by SIGKILL \(perhaps for lack of memory\)"
     assert re.search(message, output)
     assert "the group ends with exit code" in slurm_launch.log()
     assert not slurm_launch.processes()
@@ -135,6 +135,38 @@ def test_a_failed_job_is_tried_again_and_then_given_up(slurm_launch, cluster):
     assert cluster.wait_for_end(job, 240) == {"FAILED"}
     assert cluster.job(job)["Restarts"] == "1"
     assert "error: failed again, after RETRIES=1" in slurm_launch.screens()
+
+
+@pytest.mark.slow
+def test_what_trying_again_cannot_mend_is_not_requeued(slurm_launch, cluster):
+    slurm_launch.write_prompts(1)
+    options = ("--nodes", 1, "--gres=gpu:32g:2", GENERATE_70B, *slurm_launch.flags, "--slots", 0)
+    job = slurm_launch.submit(*options, NODES_PER_GROUP="1", RETRIES="1")
+    assert cluster.wait_for_end(job, 240) == {"FAILED"}
+    record = cluster.job(job)
+    assert (record["ExitCode"], record["Restarts"]) == ("2:0", "0")
+    assert "--slots is 0; give 1 or more" in slurm_launch.screens()
+    assert slurm_launch.screens().count("ended with exit code 2") == 1
+
+
+@pytest.mark.slow
+def test_a_failure_outweighs_a_drain(launch):
+    """Two groups on one machine: one is killed, the other drains."""
+    launch.write_prompts(200)
+    process = launch.start("bash", GENERATE_8B, *launch.flags, *ONE_AT_A_TIME)
+    wait_until(lambda: has_rows(launch, 0) and has_rows(launch, 1), 240, "a response of each")
+    os.kill(the_rank(launch, "--group_rank 1", 0), signal.SIGKILL)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 137, output
+    assert "drained; start again" in launch.log(f"{NAME_8B}_group0")
+    assert "the group ends with exit code 137" in launch.log(f"{NAME_8B}_group1")
+
+
+def has_rows(launch, group):
+    """Whether a group of two has answered a prompt."""
+    shards = launch.data.glob(f"{NAME_8B}_2shards_{group}*.jsonl")
+    return any(shard.stat().st_size for shard in shards)
 
 
 @pytest.mark.slow
