@@ -154,10 +154,14 @@ def _introduces(reply: str, mention: re.Match[str]) -> bool:
 
 
 def _stands_by_a_name(reply: str, mention: re.Match[str]) -> bool:
-    before = reply[max(mention.start() - 40, 0) : mention.start()]
-    titled = TITLED_BEFORE.search(before)
     return bool(
-        (titled and titled[1] not in OPENERS.split())
-        or JOINED_BEFORE.search(before)
+        follows_a_name(reply, mention.start())
+        or JOINED_BEFORE.search(reply[max(mention.start() - 40, 0) : mention.start()])
         or NAME_BEHIND.match(reply, mention.end())
     )
+
+
+def follows_a_name(text: str, place: int) -> bool:
+    """Whether a title or a first name stands before the word at this place."""
+    titled = TITLED_BEFORE.search(text[max(place - 40, 0) : place])
+    return titled is not None and titled[1] not in OPENERS.split()

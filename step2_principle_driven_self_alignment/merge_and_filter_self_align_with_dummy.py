@@ -31,8 +31,7 @@ from filter_report import build_report, render_card, render_page
 from filter_settings import FilterSettings
 from filter_statistics import FilterStatistics, source_of
 from response_filters import ResponseFilter
-from response_rows import ResponseReader
-from response_shards import manifest_path
+from response_shards import ResponseReader, manifest_path
 from response_text import Verdict
 from run_shards import RunShards, find_gaps, find_run_shards
 from tqdm import tqdm
@@ -99,7 +98,7 @@ def main() -> None:
     check_output_file(args, run)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
     settings = JudgingSettings(rules, args.assistant_name, args.seed)
-    reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
+    reader = ResponseReader(run.paths)
     with (
         MergedFiles(args.output_file, parquet=args.parquet) as files,
         ShuffledRecords(files.folder, args.seed) as records,
@@ -122,7 +121,7 @@ def main() -> None:
 def explain(response_id: str, run: RunShards, response_filter: ResponseFilter) -> str:
     """A response's path through the rules, in words; UserError if no shard has it."""
     for shard in run.paths:
-        for record in ResponseReader([shard], allow_torn=True).read():
+        for record in ResponseReader([shard]).read():
             if record["id"] == response_id:
                 return f"{shard}\n{response_filter.explain(record)}"
     raise UserError(f"none of the {len(run.paths)} shards has a response with the id {response_id}")
@@ -238,11 +237,11 @@ def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) 
     """
     if not reader.answered:
         raise TryAgainError(f"the {len(run.paths)} shards of {run.name} hold no response")
-    gaps = find_gaps(run, reader.answered)
+    gaps = find_gaps(run, reader)
     if gaps and not allow_missing:
         raise TryAgainError(gaps)
-    for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
-        logger.warning("incomplete: %s", gap)
+    if gaps:
+        logger.warning("incomplete: %s", gaps)
     return gaps
 
 
@@ -256,6 +255,7 @@ def describe_run(run: RunShards, reader: ResponseReader, gaps: str) -> dict[str,
         "gaps": gaps,
         "torn_shards": [path.name for path in reader.torn],
         "repeated_answers": reader.repeated,
+        "differing_answers": reader.differing,
     }
 
 
