@@ -30,8 +30,8 @@ STOPPED_ANSWER = re.compile(
 )
 REACTION_WORDS = (
     "yes yeah yep yup no nope ok okay k sure thanks thank thx ty great good nice cool perfect "
-    "correct right wrong wow lol haha hahaha awesome excellent amazing done test testing retry regenerate "
-    "got see hmm bravo gracias merci danke obrigado 好 谢"
+    "correct right wrong wow lol haha hahaha awesome excellent amazing done test testing "
+    "retry regenerate got see hmm bravo gracias merci danke obrigado 好 谢"
 )
 LINKING_WORDS = "you it i well so much very too that s thats is a lot again 的"
 REACTIONS = frozenset(REACTION_WORDS.split())

@@ -1,5 +1,7 @@
 """Forms of natural-language-inference tasks, and the nearest tasks that are none: all made up."""
 
+# ruff: noqa: E501 - a text that is cut in two is harder to read
+
 INFERENCE = [
     # paragraph, question about a statement, three options
     "The ferry did not sail on Monday.\n\nBased on the paragraph above can we conclude that "
