@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_file import prompt_id_of
+from training_file import seeded_key
 from user_error import UserError
 
 SOURCE = "dummy"
@@ -99,7 +100,21 @@ def _training_record(row: Any, blanks: dict[str, str]) -> dict[str, Any]:
         "output": output,
         "finished": True,
         "source": SOURCE,
+        "principles": [],
     }
+
+
+def draw_share(
+    dummy_records: list[dict[str, Any]], responses: int, share: float, seed: int
+) -> list[dict[str, Any]]:
+    """As many of the records, drawn by seed and id, as make at most this share with the responses.
+
+    `share`: from 0 to 1, of all training records.
+    """
+    if share >= 1:
+        return dummy_records
+    wanted = int(share / (1 - share) * responses + 1e-9)
+    return sorted(dummy_records, key=lambda record: seeded_key(seed, record["id"]))[:wanted]
 
 
 def _turn_texts(row: Any) -> list[str]:
