@@ -41,6 +41,7 @@ from token_lengths import TokenCounter
 INPUT_FLAGS = {
     "sharegpt_prompt_path": "prompts of aggregate_sharegpt_prompts.py",
     "openorca_prompt_path": "prompts of subsample_openorca_prompts.py",
+    "synthetic_prompt_path": "prompts of harvest_prompts.py",
     "dolly_data": "Dolly-15k rows, such as databricks/databricks-dolly-15k",
     "oasst_data": "OASST1 messages, such as OpenAssistant/oasst1",
 }
@@ -144,6 +145,7 @@ def find_inputs(args: argparse.Namespace) -> list[tuple[PromptSource, PromptRead
     readers: dict[str, PromptReader] = {
         "sharegpt_prompt_path": partial(read_prompt_records, default_source="sharegpt"),
         "openorca_prompt_path": partial(read_prompt_records, default_source="openorca"),
+        "synthetic_prompt_path": partial(read_prompt_records, default_source="synthetic"),
         "dolly_data": read_dolly,
         "oasst_data": partial(read_oasst, languages=args.languages),
     }

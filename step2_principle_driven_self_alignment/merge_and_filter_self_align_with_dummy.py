@@ -29,8 +29,7 @@ from filter_settings import PROMPTS, FilterSettings, number, read_text
 from filter_statistics import FilterStatistics
 from response_filters import ResponseFilter
 from response_judging import JudgingSettings, judge_all
-from response_rows import ResponseReader
-from response_shards import manifest_path
+from response_shards import ResponseReader, manifest_path
 from run_manifest import hash_text
 from run_shards import RunShards, find_gaps, find_run_shards
 from tqdm import tqdm
@@ -110,7 +109,7 @@ def main() -> None:
     check_output_file(args, run)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
     settings = judging_settings(args, rules, run)
-    reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
+    reader = ResponseReader(run.paths)
     with (
         MergedFiles(args.output_file, parquet=args.parquet) as files,
         ShuffledRecords(files.folder, args.seed) as records,
@@ -144,7 +143,7 @@ def main() -> None:
 def explain(response_id: str, run: RunShards, response_filter: ResponseFilter) -> str:
     """A response's path through the rules, in words; UserError if no shard has it."""
     for shard in run.paths:
-        for record in ResponseReader([shard], allow_torn=True).read():
+        for record in ResponseReader([shard]).read():
             if record["id"] == response_id:
                 return f"{shard}\n{response_filter.explain(record)}"
     raise UserError(f"none of the {len(run.paths)} shards has a response with the id {response_id}")
@@ -212,11 +211,11 @@ def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) 
     """
     if not reader.answered:
         raise TryAgainError(f"the {len(run.paths)} shards of {run.name} hold no response")
-    gaps = find_gaps(run, reader.answered)
+    gaps = find_gaps(run, reader)
     if gaps and not allow_missing:
         raise TryAgainError(gaps)
-    for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
-        logger.warning("incomplete: %s", gap)
+    if gaps:
+        logger.warning("incomplete: %s", gaps)
     return gaps
 
 
@@ -230,6 +229,7 @@ def describe_run(run: RunShards, reader: ResponseReader, gaps: str) -> dict[str,
         "gaps": gaps,
         "torn_shards": [path.name for path in reader.torn],
         "repeated_answers": reader.repeated,
+        "differing_answers": reader.differing,
     }
 
 

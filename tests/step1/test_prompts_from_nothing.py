@@ -149,6 +149,22 @@ def test_rounds_give_topics_and_prompts_whatever_groups_answered(
     assert (folder / "prompts.report.html").read_text().startswith("<!doctype html>")
 
 
+def test_the_prompts_go_through_cleaning_with_their_types(run_script, tiny_base_model, one_group):
+    folder, _ = one_group
+    merged = run_script(
+        f"{STEP1}/clean_and_merge_prompts.py",
+        *("--synthetic_prompt_path", folder / "prompts.json", "--tokenizer_name", tiny_base_model),
+        *("--output_file", folder / "merged.json", "--near_duplicate_threshold", 1),
+    )
+    assert merged.returncode == 0, merged.stderr
+    prompts = {p["id"]: p for p in json.loads((folder / "prompts.json").read_text())}
+    records = json.loads((folder / "merged.json").read_text())
+    assert len(records) > 50
+    for record in records:
+        for field in ("source", "type", "topic", "parent_id"):
+            assert record[field] == prompts[record["id"]][field]
+
+
 def test_the_prompts_of_a_second_pass_are_only_those_missing(run_script, types_file, one_group):
     folder, _ = one_group
     prompts = json.loads((folder / "prompts.json").read_text())
