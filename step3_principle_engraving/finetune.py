@@ -34,6 +34,7 @@ if __name__ == "__main__":
     parse_arguments(DESCRIPTION)
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from engraved_model import (
     add_adapter,
@@ -117,9 +118,10 @@ def together(act: Callable[[], Result]) -> Result:
         result = act()
     except (UserError, OSError) as reason:
         error = reason
-    for found in gather_object([error]):
+    for process, found in enumerate(gather_object([error])):
         if found is not None:
-            raise found if found is error else UserError(str(found), said_elsewhere=True)
+            own = process == PartialState().process_index
+            raise error if own else UserError(str(found), said_elsewhere=True)
     return result
 
 

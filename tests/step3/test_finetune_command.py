@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from engraving_command import UserError
@@ -142,6 +145,23 @@ def test_missing_files_are_refused(engrave, tmp_path, capsys):
     assert "takes a folder with a config.json" in capsys.readouterr().err
     with pytest.raises(UserError, match="no meta-prompt matches"):
         engrave(tmp_path / "out", "--meta_prompt_pattern", tmp_path / "*.txt")
+
+
+@pytest.mark.parametrize("script", ["finetune", "export_model", "chat"])
+def test_help_and_refused_flags_do_not_wait_for_torch(repository, tmp_path, script):
+    """They took ten seconds."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    path = repository / "step3_principle_engraving" / f"{script}.py"
+    for rank, flags, code in ((0, ["--help"], 0), (0, ["--nonsense"], 2), (1, ["--nonsense"], 2)):
+        result = subprocess.run(
+            [sys.executable, str(path), *flags],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "RANK": str(rank)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == code, result.stderr
+        assert len(result.stderr.splitlines()) == (2 if code and rank == 0 else 0)
+        assert ("--model_name_or_path" in result.stdout) == (code == 0)
 
 
 @pytest.mark.slow
