@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+NEVER = r"(?!)"
+
 
 @dataclass(frozen=True)
 class PromptFormat:
@@ -30,7 +32,7 @@ class PromptFormat:
         markers = [re.escape(marker) for marker in (self.end_marker, self.reply_marker) if marker]
         if self.reply_marker.endswith(":"):
             markers.append(rf"\n{re.escape(self.codename)} ?\([^()\n]*\):")
-        return re.compile("|".join(markers))
+        return re.compile("|".join(markers) or NEVER)
 
     @cached_property
     def begun_turn(self) -> re.Pattern[str]:

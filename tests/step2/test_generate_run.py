@@ -305,13 +305,14 @@ def test_kills_at_random_moments_change_nothing(
         process = start(repository, [*arguments, "--group_size", 3, "--group_rank", rank])
         assert process.communicate()[1] is not None and process.returncode == 0
     assert responses(tmp_path / "out/run.jsonl") == reference
-    kept, run = merge()
+    principles = ("--prompt_file", arguments[arguments.index("--prompt_file") + 1])
+    kept, run = merge(*principles)
     print(f"{KILLS} kills, {len(find_shards(tmp_path / 'out' / 'run'))} shards; {run}")
     undisturbed = tmp_path / "undisturbed" / "run_1shards_0.jsonl"
     undisturbed.parent.mkdir()
     undisturbed.write_text("".join(json.dumps(row) + "\n" for row in reference.values()))
     done = run_script(
-        *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20),
+        *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20, *principles),
         *("--output_file", tmp_path / "expected.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -358,7 +359,7 @@ def test_one_launch_of_three_groups_shares_the_prompts_out(
     _, log = process.communicate()
     assert process.returncode == 0, log
     shards = find_shards(tmp_path / "out" / "run")
-    assert [shard.read_text().count("\n") for shard in shards] == [8, 8, 8]
+    assert [shard.read_text().count("\n") for shard in shards] == [11, 11, 10]
     assert responses(tmp_path / "out/run.jsonl") == reference
 
 
