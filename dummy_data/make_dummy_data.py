@@ -1,8 +1,8 @@
 """Make the identity conversations from the questions and answers in identity_texts.json.
 
 Reads   identity_texts.json: a list of {"topic", "language", "questions", "answers"}, in which every
-        answer fits every question of its entry. The merge of step 2 fills {assistant_name} and
-        {developer}.
+        answer fits every question of its entry. The merge of step 2 fills {assistant_name},
+        {developer} and, in other languages than English, {developer_name}.
 Writes  vicuna_dummy_data.json: ShareGPT conversations; one for each question with each answer, then
         `--follow_ups` drawn ones with a second exchange about another topic in the same language.
 

@@ -1,7 +1,7 @@
 """Collects the opening prompts of ShareGPT conversations: where a human opened and was answered.
 
 Reads    conversations as .json, .jsonl or .parquet files, folders of them, or Hub data sets.
-Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with the counts.
+Writes   a JSON array of prompt records, sorted by id, and beside it OUTPUT.report.json.
 
     python aggregate_sharegpt_prompts.py \
         --data_files=zetavg/ShareGPT-Processed,sg_90k_part1.json,sg_90k_part2.json \
@@ -12,23 +12,29 @@ import argparse
 import logging
 from pathlib import Path
 
-from input_errors import InputError, run_script
+from command_line import (
+    InputError,
+    ScriptParser,
+    add_rejects_argument,
+    comma_list,
+    progress_bar,
+    refuse_overwriting,
+    run_script,
+)
 from preparation_report import PreparationReport
-from prompt_arguments import add_run_arguments, comma_list, refuse_overwriting, story_parser
 from prompt_output import PromptOutput, output_files
-from prompt_records import prompt_record, seeded_order
+from prompt_records import prompt_record
 from prompt_sources import PromptSource, find_sources, read_rows
-from reading_progress import progress_bar
+from row_files import RECORD_ENDINGS
 from sharegpt_conversations import COLUMNS, TURN_FIELDS, has_turn_field, opening_prompt
 
 SOURCE = "sharegpt"
-ENDINGS = (".json", ".jsonl", ".parquet")
 logger = logging.getLogger(__name__)
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Collect the opening prompts of ShareGPT conversations.")
+    parser = ScriptParser("Collect the opening prompts of ShareGPT conversations.")
     parser.add_argument(
         "--data_files",
         type=comma_list,
@@ -39,25 +45,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output_path", type=Path, required=True, metavar="FILE", help="JSON file to write"
     )
-    add_run_arguments(parser)
+    add_rejects_argument(parser)
     args = parser.parse_args()
     outputs = output_files("--output_path", args.output_path, args.rejects_file)
-    refuse_overwriting(parser, outputs, args.data_files, ENDINGS)
+    refuse_overwriting(parser, outputs, args.data_files, RECORD_ENDINGS)
     return args
 
 
 def main() -> None:
     """Parse, check, collect, write."""
     args = parse_args()
-    sources = find_sources(args.data_files, "--data_files", ENDINGS)
-    settings = {"seed": args.seed, "files": [source.name for source in sources]}
-    report = PreparationReport("characters", settings)
+    sources = find_sources(args.data_files, "--data_files", RECORD_ENDINGS)
+    report = PreparationReport("characters", {"files": [source.name for source in sources]})
     with PromptOutput(args.output_path, report, args.rejects_file) as output:
         prompts: dict[str, dict] = {}  # id -> record
         for source in sources:
             collect(source, prompts, output)
         warn_of_lost_pieces(report)
-        records = seeded_order(prompts.values(), args.seed)
+        records = [prompts[prompt_id] for prompt_id in sorted(prompts)]
         output.finish(records, (len(record["instruction"]) for record in records))
 
 

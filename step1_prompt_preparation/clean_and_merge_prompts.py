@@ -8,63 +8,78 @@ Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with t
 """
 
 import argparse
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from decontamination import BenchmarkQuestions
-from input_errors import InputError, run_script
-from preparation_report import PreparationReport
-from prompt_arguments import (
-    add_run_arguments,
+from command_line import (
+    InputError,
+    ScriptParser,
+    add_rejects_argument,
+    add_seed_argument,
     add_tokenizer_argument,
     comma_list,
     fraction,
     positive_integer,
+    progress_bar,
     refuse_overwriting,
-    story_parser,
+    run_script,
 )
-from prompt_collections import PromptReader, read_dolly, read_oasst, read_prompt_records
+from decontamination import BenchmarkQuestions
+from normalized_text import normalized_key
+from preparation_report import PreparationReport
+from prompt_collections import CandidatePrompt, read_dolly, read_oasst, read_prompt_records
 from prompt_output import PromptOutput, output_files
-from prompt_pool import LengthLimits, PromptPool
-from prompt_records import seeded_order
+from prompt_records import full_prompt, is_valid_unicode, prompt_record, seeded_order
 from prompt_sources import PromptSource, find_sources
-from reading_progress import progress_bar
+from row_files import RECORD_ENDINGS
+from text_cleaning import clean_prompt
 from token_lengths import TokenCounter
 
-RECORD_ENDINGS = (".json", ".jsonl", ".parquet")
 INPUT_FLAGS = {
     "sharegpt_prompt_path": "prompts of aggregate_sharegpt_prompts.py",
     "openorca_prompt_path": "prompts of subsample_openorca_prompts.py",
+    "synthetic_prompt_path": "prompts of harvest_prompts.py",
     "dolly_data": "Dolly-15k rows, such as databricks/databricks-dolly-15k",
     "oasst_data": "OASST1 messages, such as OpenAssistant/oasst1",
 }
+PROMPTS_PER_BATCH = 4096
+MOST_CHARACTERS = 100_000  # more is not cleaned, but dropped at once
+
+
+class MeasuredPrompt(NamedTuple):
+    """A record with what the model will read of it, and how many tokens that is."""
+
+    record: dict[str, Any]
+    text: str
+    tokens: int
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Clean prompts and merge them into one shuffled file.")
+    parser = ScriptParser("Clean prompts and merge them into one shuffled file.")
+    add = parser.add_argument
     for flag, what in INPUT_FLAGS.items():
         names = "FILE|FOLDER|HUB_NAME,..."
-        parser.add_argument(f"--{flag}", type=comma_list, default=[], metavar=names, help=what)
-    parser.add_argument(
-        "--output_file", type=Path, required=True, metavar="FILE", help="JSON file to write"
-    )
-    parser.add_argument(
+        add(f"--{flag}", type=comma_list, default=[], metavar=names, help=what)
+    add("--output_file", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add(
         "--languages",
         type=comma_list,
         metavar="CODE,...",
         help="languages of OASST1 to keep, such as en,es (all)",
     )
-    limits = {"min_prompt_len": (2, "shortest"), "max_prompt_len": (256, "longest")}
-    for flag, (default, which) in limits.items():
-        parser.add_argument(
-            f"--{flag}",
+    for flag, default, which in (("min", 2, "shortest"), ("max", 256, "longest")):
+        add(
+            f"--{flag}_prompt_len",
             type=positive_integer,
             default=default,
             metavar="INTEGER",
             help=f"{which} prompt, in tokens",
         )
-    parser.add_argument(
+    add(
         "--near_duplicate_threshold",
         type=fraction,
         default=0.8,
@@ -72,7 +87,7 @@ def parse_args() -> argparse.Namespace:
         help="share of word 5-shingles (Jaccard) from which two prompts count as one; 1 keeps all "
         "but those with the same shingles",
     )
-    parser.add_argument(
+    add(
         "--decontaminate_against",
         type=comma_list,
         default=[],
@@ -80,7 +95,8 @@ def parse_args() -> argparse.Namespace:
         help="benchmark questions (.json, .jsonl, .csv, .parquet): prompts that give one away go",
     )
     add_tokenizer_argument(parser)
-    add_run_arguments(parser)
+    add_seed_argument(parser, "the shuffling")
+    add_rejects_argument(parser)
     args = parser.parse_args()
     check_args(parser, args)
     return args
@@ -103,7 +119,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def main() -> None:
-    """Parse, check, clean, drop, merge, write."""
+    """Parse, check, clean, measure, drop, shuffle, write."""
     args = parse_args()
     inputs = find_inputs(args)
     benchmarks = find_sources(args.decontaminate_against, "--decontaminate_against")
@@ -111,18 +127,17 @@ def main() -> None:
     questions = BenchmarkQuestions.from_sources(benchmarks)
     report = PreparationReport("tokens", settings(args, [source for source, _ in inputs]))
     with PromptOutput(args.output_file, report, args.rejects_file) as output:
-        limits = LengthLimits(args.min_prompt_len, args.max_prompt_len)
-        pool = PromptPool(counter, limits, output)
-        for source, read in inputs:
-            before = report.read.total()
-            pool.add(progress_bar(source.name, read(source)))
-            if report.read.total() == before:
-                raise InputError(f"{source.name}: it is empty; {source.flag} needs rows")
-        pool.drop_duplicates()
-        pool.drop_leaks(questions)
-        pool.drop_near_duplicates(args.near_duplicate_threshold)
-        records = seeded_order(pool.records, args.seed)
-        output.finish(records, (pool.lengths[record["id"]] for record in records))
+        records = clean(read_candidates(inputs, report), output)
+        prompts = of_fitting_length(records, counter, args, output)
+        prompts = in_fixed_order(prompts)
+        prompts = without_duplicates(prompts, output)
+        prompts = without_benchmark_questions(prompts, questions, output)
+        prompts = without_near_duplicates(prompts, args.near_duplicate_threshold, output)
+        prompts = seeded_order(prompts, args.seed, lambda prompt: prompt.record["id"])
+        output.finish([prompt.record for prompt in prompts], (prompt.tokens for prompt in prompts))
+
+
+PromptReader = Callable[[PromptSource], Iterator[CandidatePrompt]]
 
 
 def find_inputs(args: argparse.Namespace) -> list[tuple[PromptSource, PromptReader]]:
@@ -130,6 +145,7 @@ def find_inputs(args: argparse.Namespace) -> list[tuple[PromptSource, PromptRead
     readers: dict[str, PromptReader] = {
         "sharegpt_prompt_path": partial(read_prompt_records, default_source="sharegpt"),
         "openorca_prompt_path": partial(read_prompt_records, default_source="openorca"),
+        "synthetic_prompt_path": partial(read_prompt_records, default_source="synthetic"),
         "dolly_data": read_dolly,
         "oasst_data": partial(read_oasst, languages=args.languages),
     }
@@ -148,6 +164,118 @@ def settings(args: argparse.Namespace, sources: list[PromptSource]) -> dict[str,
         "files": [source.name for source in sources],
         "decontaminate_against": sorted(args.decontaminate_against),
     }
+
+
+def read_candidates(
+    inputs: list[tuple[PromptSource, PromptReader]], report: PreparationReport
+) -> Iterator[CandidatePrompt]:
+    """The rows of all inputs, counted.
+
+    Raises:
+        InputError: an input has no rows.
+    """
+    for source, read in inputs:
+        before = report.read.total()
+        for candidate in progress_bar(source.name, read(source)):
+            report.read[candidate.source] += 1
+            yield candidate
+        if report.read.total() == before:
+            raise InputError(f"{source.name}: it is empty; {source.flag} needs rows")
+
+
+def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterator[dict[str, Any]]:
+    """The candidates that are wanted, as records, without the residue of pages."""
+    cleaned = output.report.cleaned
+    for candidate in candidates:
+        reason = candidate.reason or text_reason(candidate)
+        if reason:
+            output.drop(candidate.source, reason, candidate.instruction)
+            continue
+        instruction = clean_prompt(candidate.instruction, cleaned)
+        input_text = clean_prompt(candidate.input, cleaned)
+        if instruction:
+            yield prompt_record(instruction, candidate.source, input_text, candidate.extra)
+        else:
+            output.drop(candidate.source, "empty", candidate.instruction)
+
+
+def text_reason(candidate: CandidatePrompt) -> str | None:
+    """Why a text cannot be a prompt, whatever it says."""
+    texts = (candidate.instruction, candidate.input)
+    if not all(isinstance(text, str) for text in texts):
+        return "no_text"
+    if not candidate.instruction.strip():
+        return "empty"
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        return "too_long"
+    return None if all(map(is_valid_unicode, texts)) else "invalid_unicode"
+
+
+def of_fitting_length(
+    records: Iterable[dict[str, Any]],
+    counter: TokenCounter,
+    args: argparse.Namespace,
+    output: PromptOutput,
+) -> Iterator[MeasuredPrompt]:
+    """The records whose token counts are within the limits, measured in batches."""
+    records = iter(records)
+    while batch := list(islice(records, PROMPTS_PER_BATCH)):
+        texts = list(map(full_prompt, batch))
+        lengths = counter.count(texts, args.max_prompt_len)
+        for prompt in map(MeasuredPrompt, batch, texts, lengths):
+            if prompt.tokens < args.min_prompt_len:
+                drop(prompt, "too_short", output)
+            elif prompt.tokens > args.max_prompt_len:
+                drop(prompt, "too_long", output)
+            else:
+                yield prompt
+
+
+def in_fixed_order(prompts: Iterable[MeasuredPrompt]) -> list[MeasuredPrompt]:
+    """By id, then source: which of two equal prompts stays does not depend on the inputs' order."""
+    return sorted(prompts, key=lambda p: (p.record["id"], p.record["source"], repr(p.record)))
+
+
+def without_duplicates(prompts: list[MeasuredPrompt], output: PromptOutput) -> list[MeasuredPrompt]:
+    """The first of the prompts that differ in case, whitespace or punctuation alone."""
+    first: dict[bytes, MeasuredPrompt] = {}
+    for prompt in prompts:
+        kept = first.setdefault(normalized_key(prompt.text), prompt)
+        if kept is not prompt:
+            drop(prompt, "duplicate", output, of=kept.record["id"])
+    return list(first.values())
+
+
+def without_benchmark_questions(
+    prompts: list[MeasuredPrompt], questions: BenchmarkQuestions, output: PromptOutput
+) -> list[MeasuredPrompt]:
+    """The prompts that give no benchmark's question away."""
+    kept = []
+    for prompt in progress_bar("decontamination", prompts, unit="prompts"):
+        leak = questions.find(prompt.text)
+        if leak:
+            drop(prompt, "benchmark_question", output, benchmark=leak[0], shared=leak[1])
+        else:
+            kept.append(prompt)
+    return kept
+
+
+def without_near_duplicates(
+    prompts: list[MeasuredPrompt], threshold: float, output: PromptOutput
+) -> list[MeasuredPrompt]:
+    """The first of each cluster of prompts that share most of their word 5-shingles."""
+    from deduplication import find_near_duplicates  # slow to import
+
+    stands_for = find_near_duplicates([prompt.text for prompt in prompts], threshold)
+    for dropped, kept in stands_for.items():
+        drop(prompts[dropped], "near_duplicate", output, of=prompts[kept].record["id"])
+    return [prompt for number, prompt in enumerate(prompts) if number not in stands_for]
+
+
+def drop(prompt: MeasuredPrompt, reason: str, output: PromptOutput, **details: object) -> None:
+    """Counts a prompt that goes, and keeps it among the rejects."""
+    record = prompt.record
+    output.drop(record["source"], reason, prompt.text, id=record["id"], **details)
 
 
 if __name__ == "__main__":

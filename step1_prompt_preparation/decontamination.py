@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from input_errors import InputError
+from command_line import InputError
 from normalized_text import plain_words
 from prompt_sources import PromptSource, read_rows
 

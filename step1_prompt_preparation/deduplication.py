@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import rensa
+from command_line import progress_bar
 from normalized_text import words
-from reading_progress import progress_bar
 
 SHINGLE_WORDS = 5
 PERMUTATIONS = 128

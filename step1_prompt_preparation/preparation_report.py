@@ -1,8 +1,11 @@
 """What happened to the rows: counted by source and reason, shown as a table, written as JSON."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
@@ -26,73 +29,68 @@ class PreparationReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report; the same run gives the same report, so it holds no times."""
-        reasons = sorted({reason for _, reason in self.dropped})
+        drops = self._drops()
+        by_reason = {
+            reason: row[row > 0].to_dict() for reason, row in drops.sort_index().iterrows()
+        }
         return {
             "settings": self.settings,
             "read": _by_source(self.read),
             "dropped": {
                 "total": self.dropped.total(),
-                "by_reason": {
-                    reason: _by_source(
-                        {
-                            s: n
-                            for (s, dropped_for), n in self.dropped.items()
-                            if dropped_for == reason
-                        }
-                    )
-                    for reason in reasons
-                },
+                "by_reason": {reason: _by_source(counts) for reason, counts in by_reason.items()},
             },
             "cleaned_by_rule": dict(sorted(self.cleaned.items())),
             "kept": _by_source(self.kept),
-            f"length_quantiles_{self.length_unit}": length_quantiles(self.lengths),
+            f"length_quantiles_{self.length_unit}": self._length_quantiles(),
         }
 
     def table(self) -> str:
         """The counts as aligned text: one column a source and one for all of them."""
-        sources = sorted(self.read)
-        counts = {"read": self.read, "kept": self.kept}
-        reasons: Counter[str] = Counter()
-        for (_, reason), number in self.dropped.items():
-            reasons[reason] += number
-        rows = [("", *sources, "all"), _row("read", [counts["read"][s] for s in sources])]
-        for reason, _ in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
-            rows.append(_row(f"- {reason}", [self.dropped[s, reason] for s in sources]))
-        rows.append(_row("kept", [counts["kept"][s] for s in sources]))
-        lines = _aligned(rows)
+        import pandas
+
+        drops = self._drops()
+        order = sorted(drops.index, key=lambda reason: (-drops.loc[reason].sum(), reason))
+        table = pandas.concat(
+            [
+                pandas.DataFrame(self.read, index=["read"]),
+                drops.loc[order].rename(index="- {}".format),
+                pandas.DataFrame(self.kept, index=["kept"]),
+            ]
+        ).fillna(0)
+        table = table.reindex(columns=sorted(self.read)).fillna(0).astype(int)
+        table["all"] = table.sum(axis=1)
+        lines = [line.rstrip() for line in table.map("{:,}".format).to_string().splitlines()]
         if self.lengths:
-            quantiles = length_quantiles(self.lengths).items()
-            shown = "  ".join(f"{name} {length}" for name, length in quantiles)
+            shown = "  ".join(f"{n} {length}" for n, length in self._length_quantiles().items())
             lines.append(f"length of the kept in {self.length_unit}: {shown}")
         if self.cleaned:
             shown = ", ".join(f"{rule} {number:,}" for rule, number in self.cleaned.most_common())
             lines.append(f"cleaned: {shown}")
         return "\n".join(lines)
 
+    def _drops(self) -> "pandas.DataFrame":
+        """Dropped rows: a row for each reason, a column for each source."""
+        import pandas
 
-def length_quantiles(lengths: Sequence[int]) -> dict[str, int]:
-    """Lengths at `QUANTILES`, each the length of a real row (nearest rank)."""
-    ordered = sorted(lengths)
-    if not ordered:
-        return {}
-    last = len(ordered) - 1
-    return {f"{percent}%": ordered[round(last * percent / 100)] for percent in QUANTILES}
+        frame = pandas.DataFrame(
+            [(source, reason, number) for (source, reason), number in self.dropped.items()],
+            columns=["source", "reason", "rows"],
+        )
+        return frame.pivot_table(
+            index="reason", columns="source", values="rows", aggfunc="sum", fill_value=0
+        )
+
+    def _length_quantiles(self) -> dict[str, int]:
+        """Lengths at `QUANTILES`, each the length of a real row."""
+        import pandas
+
+        if not self.lengths:
+            return {}
+        shares = [percent / 100 for percent in QUANTILES]
+        lengths = pandas.Series(self.lengths).quantile(shares, interpolation="nearest")
+        return {f"{percent}%": int(n) for percent, n in zip(QUANTILES, lengths, strict=True)}
 
 
 def _by_source(counts: dict[str, int]) -> dict[str, Any]:
     return {"total": sum(counts.values()), "by_source": dict(sorted(counts.items()))}
-
-
-def _row(name: str, numbers: list[int]) -> tuple[str, ...]:
-    return (name, *(f"{number:,}" for number in numbers), f"{sum(numbers):,}")
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

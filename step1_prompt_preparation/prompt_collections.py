@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from input_errors import InputError
-from prompt_sources import UNREADABLE_ROW, PromptSource, read_rows
+from command_line import InputError
+from prompt_sources import PromptSource, read_rows
+from row_files import UNREADABLE_ROW
 
+OPENORCA = ("niv", "flan", "t0", "cot")  # its collections
 CONTEXT_FREE = ("creative_writing", "brainstorming", "open_qa", "general_qa", "classification")
 DOLLY_FIELDS = ("instruction", "context", "category")
 OASST_FIELDS = ("message_id", "parent_id", "text", "role", "lang", "deleted")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from input_errors import InputError
+from command_line import InputError
 from preparation_report import PreparationReport
 from prompt_records import write_prompts
 

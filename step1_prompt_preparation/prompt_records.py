@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,9 @@ def is_valid_unicode(text: str) -> bool:
     return True
 
 
-def seeded_order(records: Iterable[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def seeded_order(items: Iterable[Any], seed: int, id_of: Callable[[Any], str]) -> list[Any]:
     """Shuffled by a hash of seed and id: the order of the inputs does not matter."""
-    return sorted(
-        records, key=lambda record: (seeded_digest(record["id"].encode(), seed), record["id"])
-    )
+    return sorted(items, key=lambda item: (seeded_digest(id_of(item).encode(), seed), id_of(item)))
 
 
 def seeded_digest(content: bytes, seed: int) -> bytes:

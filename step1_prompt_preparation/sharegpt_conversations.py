@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prompt_records import is_valid_unicode
-from prompt_sources import UNREADABLE_ROW
+from row_files import UNREADABLE_ROW
 
 TURN_FIELDS = ("conversations", "items")
 TEXT_FIELDS = ("markdown", "value", "text")  # a markdown field is the cleaner of the two

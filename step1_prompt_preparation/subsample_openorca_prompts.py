@@ -1,7 +1,7 @@
 """Draws prompts from OpenOrca: a seeded uniform sample of each of its four collections.
 
 Reads    OpenOrca parquet (columns `id` and `question`): files, folders, or a Hub data set.
-Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with the counts.
+Writes   a JSON array of prompt records, collection by collection, and beside it OUTPUT.report.json.
 
 Natural-language-inference tasks, prompts that are too long and duplicates are left out. The same
 rows and seed give the same file, whatever their order.
@@ -13,32 +13,34 @@ rows and seed give the same file, whatever their order.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from background_reading import read_ahead
-from input_errors import run_script
-from openorca_rows import COLLECTIONS, OpenOrcaBatch, read_openorca
-from openorca_sampling import OpenOrcaSampler, SamplingRules
-from preparation_report import PreparationReport
-from prompt_arguments import (
-    add_run_arguments,
+from command_line import (
+    ScriptParser,
+    add_rejects_argument,
+    add_seed_argument,
     add_tokenizer_argument,
     comma_list,
     positive_integer,
+    progress_bar,
     refuse_overwriting,
-    story_parser,
+    run_script,
 )
+from preparation_report import PreparationReport
+from prompt_collections import OPENORCA
 from prompt_output import PromptOutput, output_files
-from prompt_records import seeded_order
 from prompt_sources import find_sources
-from reading_progress import progress_bar
 from token_lengths import TokenCounter
+
+if TYPE_CHECKING:
+    from openorca_sample import OpenOrcaBatch
 
 ENDINGS = (".parquet",)
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = story_parser("Draw a seeded uniform sample of OpenOrca's prompts.")
+    parser = ScriptParser("Draw a seeded uniform sample of OpenOrca's prompts.")
     parser.add_argument(
         "--train_data_path",
         type=comma_list,
@@ -54,7 +56,7 @@ def parse_args() -> argparse.Namespace:
         type=positive_integer,
         default=10_000,
         metavar="INTEGER",
-        help=f"prompts to draw from each collection ({', '.join(COLLECTIONS)})",
+        help=f"prompts to draw from each collection ({', '.join(OPENORCA)})",
     )
     parser.add_argument(
         "--max_prompt_len",
@@ -64,7 +66,8 @@ def parse_args() -> argparse.Namespace:
         help="longest prompt, in tokens",
     )
     add_tokenizer_argument(parser)
-    add_run_arguments(parser)
+    add_seed_argument(parser, "the sample")
+    add_rejects_argument(parser)
     args = parser.parse_args()
     outputs = output_files("--output_path", args.output_path, args.rejects_file)
     refuse_overwriting(parser, outputs, args.train_data_path, ENDINGS)
@@ -74,20 +77,22 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Parse, check, draw, write."""
     args = parse_args()
+    from openorca_sample import OpenOrcaSampler, SamplingRules, read_openorca  # slow to import
+
     sources = find_sources(args.train_data_path, "--train_data_path", ENDINGS)
     counter = TokenCounter(args.tokenizer_name)
     rules = SamplingRules(args.max_samples_per_dataset, args.max_prompt_len, args.seed)
 
-    def read_batches() -> Iterator[OpenOrcaBatch]:
+    def read_batches() -> Iterator["OpenOrcaBatch"]:
         with progress_bar("OpenOrca") as progress:
-            for batch in read_ahead(read_openorca(sources)):
+            for batch in read_openorca(sources):
                 yield batch
                 progress.update(len(batch.collections))
 
     report = PreparationReport("tokens", {**vars(rules), "files": [s.name for s in sources]})
     with PromptOutput(args.output_path, report, args.rejects_file) as output:
         records, lengths = OpenOrcaSampler(rules, counter, output).draw(read_batches)
-        output.finish(seeded_order(records, args.seed), lengths)
+        output.finish(records, lengths)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,26 @@
 """How many tokens a text has, counted in batches by compiled tokenizers, without special tokens."""
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
 import tokenizers
-from input_errors import InputError
+from command_line import InputError, UnreachableError
 from prompt_sources import HUB_NAME
-from word_lengths import SPACE, WordwiseLengths, pieces_stay_within_words
+from row_files import refuse_lfs_pointer
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 FLAG = "--tokenizer_name"
 LimitedLengths = Callable[[Sequence[str], int], list[int]]
+BatchLengths = Callable[[Sequence[str]], list[int]]
+SPACE = "\u2581"  # how SentencePiece writes a space
+# where one word ends and the next begins; runs of spaces stay inside a chunk
+WORD_BOUNDARY = re.compile(r"(?<=[^ \u2581]) (?=[^ \u2581])")
+PIECE_ACROSS_WORDS = re.compile(r"[^\u2581]\u2581")
+LONGEST_REMEMBERED = 40  # characters
+MOST_REMEMBERED = 300_000  # words; about 40 MB
 
 
 class TokenCounter:
@@ -78,7 +86,7 @@ def _hub_tokenizer_file(name: str) -> Path:
         except EntryNotFoundError:
             return Path(hf_hub_download(name, TOKENIZER_FILES[1]))
     except Exception as error:  # whatever the Hub's client raises: the remedy is the same
-        raise InputError(
+        raise UnreachableError(
             f"{name}: no such local file or folder, and the Hugging Face Hub did not give a "
             f"tokenizer of that name ({type(error).__name__}); {FLAG} also takes a local "
             "tokenizer.model, tokenizer.json or model folder"
@@ -87,6 +95,7 @@ def _hub_tokenizer_file(name: str) -> Path:
 
 def _load(path: Path) -> tuple[LimitedLengths, list[str]]:
     """(texts, limit -> lengths) and the pieces of the vocabulary."""
+    refuse_lfs_pointer(path)
     if path.suffix == ".json":
         return _load_rust(path)
     try:
@@ -131,3 +140,52 @@ def _load_rust(path: Path) -> tuple[LimitedLengths, list[str]]:
 
 def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def pieces_stay_within_words(vocabulary: Iterable[str]) -> bool:
+    """Whether no piece of the vocabulary reaches from one word into the next.
+
+    Then the words of a text are tokenised independently of each other, with byte-pair merges as
+    with unigrams, and their counts add up.
+    """
+    return not any(PIECE_ACROSS_WORDS.search(piece) for piece in vocabulary)
+
+
+class WordwiseLengths:
+    """Counts texts by their words. Needs a SentencePiece model that puts "▁" before each text."""
+
+    def __init__(self, batch_lengths: BatchLengths) -> None:
+        self._batch_lengths = batch_lengths
+        self._known: dict[str, int] = {}
+        self._long_words: list[str] = []
+
+    def count(self, texts: Sequence[str], limit: int) -> list[int]:
+        """The token count of each text; `limit + 1` for one of more words than `limit`."""
+        split = [_words(text) for text in texts]
+        split = [words if len(words) <= limit else None for words in split]
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.clear()
+        self._learn({word for words in split if words for word in words})
+        known = self._known
+        lengths = [
+            limit + 1 if words is None else sum([known[word] for word in words]) for words in split
+        ]
+        self._forget_long_words()
+        return lengths
+
+    def _learn(self, words: set[str]) -> None:
+        unknown = sorted(words - self._known.keys())
+        if unknown:
+            self._known.update(zip(unknown, self._batch_lengths(unknown), strict=True))
+            self._long_words = [word for word in unknown if len(word) > LONGEST_REMEMBERED]
+
+    def _forget_long_words(self) -> None:
+        for word in self._long_words:
+            del self._known[word]
+        self._long_words = []
+
+
+def _words(text: str) -> list[str]:
+    if "  " in text or SPACE in text or text.startswith(" ") or text.endswith(" "):
+        return WORD_BOUNDARY.split(text)
+    return text.split(" ")  # the same, and faster

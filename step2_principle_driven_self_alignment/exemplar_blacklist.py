@@ -1,10 +1,8 @@
 """Phrases of the worked examples in the principle prompt, which betray a copied reply."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-from writing_scripts import CJK
+from unfinished_text import CJK
 
 WORD_CHARACTER = rf"[^\W{CJK}]"
 
@@ -41,22 +39,3 @@ def _as_words(phrase: str) -> re.Pattern[str]:
     before = rf"(?<!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, phrase[0]) else ""
     after = rf"(?!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, phrase[-1]) else ""
     return re.compile(before + re.escape(phrase) + after)
-
-
-def load_blacklist(path: str | Path) -> dict[str, str]:
-    """Each phrase with its example, from lines `phrase<TAB>example`.
-
-    Empty lines and lines that begin with `#` are left out.
-    Raises ValueError with file and line where the phrase is missing.
-    """
-    return dict(_rows(Path(path)))
-
-
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        phrase, _, example = line.partition("\t")
-        if not phrase.strip():
-            raise ValueError(f"{path}, line {number}: no phrase before the tab")
-        yield phrase.strip(), example.strip()

@@ -1,13 +1,17 @@
-"""The report of a merge, as JSON and as one self-contained HTML page."""
+"""What a merge tells about itself: the report, as JSON and as an HTML page, and a data-set card."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from filter_statistics import KEPT, LENGTH_BIN, FilterStatistics
 from response_filters import RULES
 
-TEMPLATE = Path(__file__).with_name("filter_report.html.jinja")
+if TYPE_CHECKING:  # takes a while to import, which --help and refused flags do without
+    import jinja2
+
+PAGE, CARD = "filter_report.html.jinja", "dataset_card.md.jinja"
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 SHOWN_PRINCIPLES = 25
 LONGEST_BIN = 60  # lengths from here on share the last bar of the page
 
@@ -76,16 +80,7 @@ def _ratio(part: int, whole: int) -> float:
 
 def render_page(report: dict[str, Any], title: str) -> str:
     """The report as an HTML page without scripts or links; all data is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["grouped"] = "{:,}".format
-    environment.filters["percent"] = _percent
-    return environment.get_template(TEMPLATE.name).render(
+    return _template(PAGE, autoescape=True).render(
         title=title,
         report=report,
         kept=KEPT,
@@ -94,6 +89,45 @@ def render_page(report: dict[str, Any], title: str) -> str:
         bin=LENGTH_BIN,
         meanings={rule.name: rule.meaning for rule in RULES},
     )
+
+
+def render_card(report: dict[str, Any], title: str, *, with_configs: bool) -> str:
+    """The data-set card, in the Hub's format: YAML settings, then Markdown.
+
+    `with_configs` names the parquet files, for a folder that the Hub shows.
+    """
+    total = report["training_records"]["total"]
+    settings = json.dumps(report["settings"], ensure_ascii=False, indent=2)
+    return _template(CARD, autoescape=False).render(
+        title=title,
+        report=report,
+        records=report["training_records"],
+        responses=report["responses"],
+        size=next((name for limit, name in SIZES if total < limit), "n>1M"),
+        settings=settings.replace("`", "'"),
+        with_configs=with_configs,
+    )
+
+
+def _template(name: str, *, autoescape: bool) -> "jinja2.Template":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(grouped="{:,}".format, percent=_percent, flat=_flat, json=json.dumps)
+    return environment.get_template(name)
+
+
+def _flat(text: str) -> str:
+    """A text that can't leave its line or table cell in Markdown, nor turn into HTML."""
+    escapes = {"|": "\\|", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "[": "\\["}
+    return "".join(escapes.get(character, character) for character in text)
 
 
 def _percent(part: int, whole: int) -> str:

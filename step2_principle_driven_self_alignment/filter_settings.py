@@ -1,11 +1,13 @@
 """The texts and thresholds that the filter's rules use, and their flags."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exemplar_blacklist import load_blacklist
+from prompt_format import SELF_ALIGN, PromptFormat
+from user_error import UserError
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 
@@ -21,6 +23,7 @@ class FilterSettings:
     loop_words: int = 80
     max_repeated_share: float = 0.5
     published_rules: bool = False
+    dialogue: PromptFormat = SELF_ALIGN
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,26 +43,26 @@ class FilterSettings:
         )
         group.add_argument(
             "--min_length",
-            type=at_least(0, int),
+            type=number(int, 0),
             default=FilterSettings.min_length,
             help="characters of a reply; a CJK character counts as three (default: %(default)s)",
         )
         group.add_argument(
             "--max_prompt_echo",
-            type=at_least(0, int),
+            type=number(int, 0),
             default=FilterSettings.max_prompt_echo,
             help="characters of an instruction or input that a reply may contain whole "
             "(default: %(default)s)",
         )
         group.add_argument(
             "--loop_words",
-            type=at_least(10, int),
+            type=number(int, 10),
             default=FilterSettings.loop_words,
             help="words in a row without a new n-gram that make a loop (default: %(default)s)",
         )
         group.add_argument(
             "--max_repeated_share",
-            type=at_least(0, float),
+            type=number(float, 0, 1),
             default=FilterSettings.max_repeated_share,
             help="share of n-grams that may be repetitions, 0 to 1 (default: %(default)s)",
         )
@@ -68,7 +71,7 @@ class FilterSettings:
     def from_arguments(
         cls, args: argparse.Namespace, published_rules: bool = False
     ) -> "FilterSettings":
-        """Reads the files; ValueError or FileNotFoundError where one is not as it must be."""
+        """Reads the files; UserError where one is not as it must be."""
         thresholds = ("min_length", "max_prompt_echo", "loop_words", "max_repeated_share")
         return cls(
             required_opening=load_required_opening(args.required_opening_file),
@@ -78,22 +81,50 @@ class FilterSettings:
         )
 
 
-def at_least(limit: int, kind: type) -> Callable[[str], int | float]:
-    """A type of argparse: an int or a float that is not below the limit."""
+def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], int | float]:
+    """A type of argparse: an int or a finite float within the limits."""
 
     def parse(text: str) -> int | float:
         value = kind(text)
-        if value < limit:
-            raise argparse.ArgumentTypeError(f"{text} is too small; give {limit} or more")
-        return value
+        if math.isfinite(value) and least <= value <= most:
+            return value
+        wanted = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give {wanted}")
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number
     return parse
 
 
-def load_required_opening(path: str | Path) -> str:
-    """The one line of the file; ValueError if there is none, or more than one."""
-    lines = Path(path).read_text(encoding="utf-8").strip().splitlines()
-    if len(lines) != 1:
-        raise ValueError(f"{path} has {len(lines)} lines; it must hold one, the required opening")
+def load_required_opening(path: Path) -> str:
+    """The one line of the file; UserError if there is none, or more than one."""
+    lines = _read_text(path, "--required_opening_file").strip().split("\n")
+    if len(lines) != 1 or not lines[0]:
+        count = 0 if not lines[0] else len(lines)
+        raise UserError(f"{path} has {count} lines; it must hold one, the required opening")
     return lines[0].strip()
+
+
+def load_blacklist(path: Path) -> dict[str, str]:
+    """Each phrase with its example, from lines `phrase<TAB>example`.
+
+    Empty lines and lines that begin with `#` are left out.
+    Raises UserError with file and line where the phrase is missing.
+    """
+    phrases = {}
+    for row, line in enumerate(_read_text(path, "--blacklist_file").split("\n"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        phrase, _, example = line.partition("\t")
+        if not phrase.strip():
+            raise UserError(f"{path}, line {row}: no phrase before the tab; write one or none")
+        phrases[phrase.strip()] = example.strip()
+    return phrases
+
+
+def _read_text(path: Path, flag: str) -> str:
+    if not path.is_file():
+        raise UserError(f"{flag} {path}: there is no such file")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag} {path} is not UTF-8: {error}. Save it as UTF-8") from None

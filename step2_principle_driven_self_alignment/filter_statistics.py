@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from response_turns import split_turns
+from response_text import Verdict, split_turns
 from training_file import seeded_key
-from verdict import Verdict
 
 KEPT = "kept"
 KEPT_EXAMPLES = 12

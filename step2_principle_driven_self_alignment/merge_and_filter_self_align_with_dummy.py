@@ -15,37 +15,48 @@ Writes  OUTPUT.json (or .jsonl): training records for step 3, shuffled. Beside i
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dataset_card import dataset_card
-from dummy_conversations import read_dummy_records
-from filter_report import build_report, render_page
+from dummy_conversations import name_assistant, read_dummy_records
+from filter_report import build_report, render_card, render_page
 from filter_settings import FilterSettings
-from filter_statistics import FilterStatistics
-from merged_files import MergedFiles
-from response_judging import JudgingSettings, judge_all
-from response_rows import ResponseReader
-from rule_path import explain
+from filter_statistics import FilterStatistics, source_of
+from response_filters import ResponseFilter
+from response_shards import ResponseReader, manifest_path
+from response_text import Verdict
 from run_shards import RunShards, find_gaps, find_run_shards
 from tqdm import tqdm
-from training_file import ShuffledRecords, encode_record, write_parquet, write_records
+from training_file import (
+    COLUMNS,
+    MergedFiles,
+    ShuffledRecords,
+    encode_record,
+    write_parquet,
+    write_records,
+)
+from user_error import CommandLine, TryAgainError, UserError, run_script
 
 logger = logging.getLogger("merge")
 
 DUMMY_DATA = Path(__file__).resolve().parent.parent / "dummy_data" / "vicuna_dummy_data.json"
+BATCH = 200  # responses that a process judges at a time
 BYTES_FOR_A_WORKER = 20_000_000  # less is judged before a second process has started
+# What a response record has and a training record does not, or has otherwise
+RESPONSE_FIELDS = frozenset((*COLUMNS, "finish_reason", "prompt_tokens", "output_tokens"))
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandLine(
+        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--data_file_pattern", required=True, help='"NAME_32shards_*.jsonl", in quotes')
@@ -71,6 +82,9 @@ def parse_args() -> argparse.Namespace:
         parser.error("--output_file is required (or --explain ID)")
     if args.output_file is not None and args.output_file.suffix not in (".json", ".jsonl"):
         parser.error(f"--output_file {args.output_file} must end with .json or .jsonl")
+    for flag in ("assistant_name", "developer"):
+        if not getattr(args, flag).strip() or not getattr(args, flag).isprintable():
+            parser.error(f"--{flag} {getattr(args, flag)!r} is no name; give one line of text")
     return args
 
 
@@ -79,12 +93,12 @@ def main() -> None:
     rules = FilterSettings.from_arguments(args, published_rules=args.published_rules)
     run = find_run_shards(args.data_file_pattern)
     if args.explain is not None:
-        print(explain(args.explain, run, rules))
+        print(explain(args.explain, run, ResponseFilter(rules)))
         return
-    check_output_file(args.output_file, run, args.dummy_data_file)
+    check_output_file(args, run)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
     settings = JudgingSettings(rules, args.assistant_name, args.seed)
-    reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
+    reader = ResponseReader(run.paths)
     with (
         MergedFiles(args.output_file, parquet=args.parquet) as files,
         ShuffledRecords(files.folder, args.seed) as records,
@@ -100,16 +114,45 @@ def main() -> None:
             settings=describe_settings(args, rules),
         )
         write_files(files, records, report)
+        files.publish()
     log_summary(report, files)
 
 
-def check_output_file(output_file: Path, run: RunShards, dummy_data_file: Path) -> None:
-    """Raises ValueError if the merge would write over what it reads."""
-    output = output_file.resolve()
-    if output in [path.resolve() for path in run.paths]:
-        raise ValueError(f"--output_file {output_file} is one of the shards; give another name")
-    if output == dummy_data_file.resolve():
-        raise ValueError(f"--output_file {output_file} is the dummy data; give another name")
+def explain(response_id: str, run: RunShards, response_filter: ResponseFilter) -> str:
+    """A response's path through the rules, in words; UserError if no shard has it."""
+    for shard in run.paths:
+        for record in ResponseReader([shard]).read():
+            if record["id"] == response_id:
+                return f"{shard}\n{response_filter.explain(record)}"
+    raise UserError(f"none of the {len(run.paths)} shards has a response with the id {response_id}")
+
+
+def check_output_file(args: argparse.Namespace, run: RunShards) -> None:
+    """Raises UserError if the merge would write over what it reads."""
+    read = {"is one of the shards": run.paths, "is the dummy data": [args.dummy_data_file]}
+    if run.manifest is not None:
+        read["is the run's manifest"] = [manifest_path(run.name)]
+        read["holds the run's prompts"] = [Path(run.manifest.input_file)]
+    for what, paths in read.items():
+        if args.output_file.resolve() in [path.resolve() for path in paths]:
+            raise UserError(f"--output_file {args.output_file} {what}; give another name")
+
+
+@dataclass(frozen=True)
+class JudgingSettings:
+    """All that decides what becomes of a response."""
+
+    rules: FilterSettings
+    assistant_name: str
+    seed: int
+
+
+@dataclass
+class JudgedBatch:
+    """The kept responses as (id, encoded training record), and the counts over all of them."""
+
+    kept: list[tuple[str, bytes]] = field(default_factory=list)
+    statistics: FilterStatistics = field(default_factory=FilterStatistics)
 
 
 def judge_responses(
@@ -129,18 +172,76 @@ def judge_responses(
     return statistics
 
 
+def judge_all(
+    records: Iterable[dict[str, Any]], settings: JudgingSettings, workers: int
+) -> Iterator[JudgedBatch]:
+    """Judges all records, in their order; the result is the same for any number of workers."""
+    iterator = iter(records)
+    batches = iter(lambda: list(islice(iterator, BATCH)), [])
+    if workers <= 1:
+        yield from (judge_batch(settings, batch) for batch in batches)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        waiting: deque[Future[JudgedBatch]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(executor.submit(judge_batch, settings, batch))
+                if len(waiting) > 4 * workers:  # bounds what lies in memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def judge_batch(settings: JudgingSettings, records: Iterable[dict[str, Any]]) -> JudgedBatch:
+    """Judges response records that were checked on reading."""
+    response_filter = ResponseFilter(settings.rules)
+    batch = JudgedBatch()
+    for record in records:
+        verdict = response_filter.judge(record)
+        if verdict.kept:
+            verdict = replace(verdict, reply=named_reply(verdict, settings))
+            batch.kept.append((record["id"], encode_record(training_record(record, verdict))))
+        batch.statistics.count(record, verdict, settings.seed)
+    return batch
+
+
+def named_reply(verdict: Verdict, settings: JudgingSettings) -> str:
+    """The reply with the assistant's name instead of the codename."""
+    codename = settings.rules.dialogue.codename
+    if settings.rules.published_rules:
+        return verdict.reply.replace(codename, settings.assistant_name)
+    prompt = f"{verdict.instruction}\n\n{verdict.input}"
+    return name_assistant(verdict.reply, prompt, settings.assistant_name, codename)
+
+
+def training_record(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """The training record of a kept response; fields that we don't know travel along."""
+    return {
+        "id": record["id"],
+        "instruction": verdict.instruction,
+        "input": verdict.input,
+        "output": verdict.reply,
+        "finished": verdict.finished,
+        "source": source_of(record),
+        **{name: value for name, value in record.items() if name not in RESPONSE_FIELDS},
+    }
+
+
 def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) -> str:
-    """What the shards lack, in words; ValueError for it unless that is allowed.
+    """What the shards lack, in words; TryAgainError for it unless that is allowed.
 
     Shards without any response are never allowed.
     """
     if not reader.answered:
-        raise ValueError(f"the {len(run.paths)} shards of {run.name} hold no response")
-    gaps = find_gaps(run, reader.answered)
+        raise TryAgainError(f"the {len(run.paths)} shards of {run.name} hold no response")
+    gaps = find_gaps(run, reader)
     if gaps and not allow_missing:
-        raise ValueError(gaps)
-    for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
-        logger.warning("incomplete: %s", gap)
+        raise TryAgainError(gaps)
+    if gaps:
+        logger.warning("incomplete: %s", gaps)
     return gaps
 
 
@@ -154,6 +255,7 @@ def describe_run(run: RunShards, reader: ResponseReader, gaps: str) -> dict[str,
         "gaps": gaps,
         "torn_shards": [path.name for path in reader.torn],
         "repeated_answers": reader.repeated,
+        "differing_answers": reader.differing,
     }
 
 
@@ -163,27 +265,27 @@ def describe_settings(args: argparse.Namespace, rules: FilterSettings) -> dict[s
         "assistant_name": args.assistant_name,
         "developer": args.developer,
         "seed": args.seed,
-        **asdict(replace(rules, blacklist={})),
+        "codename": rules.dialogue.codename,
+        **{name: value for name, value in asdict(rules).items() if name != "dialogue"},
         "blacklist": sorted(rules.blacklist),
     }
 
 
 def write_files(files: MergedFiles, records: ShuffledRecords, report: dict[str, Any]) -> None:
-    """Writes all files and puts them in their places together."""
+    """Writes all files beside the places where they shall stand."""
     title = files.training.stem
     write_records(with_progress(records), files.beside(files.training), files.training.suffix)
-    text = json.dumps(report, ensure_ascii=False, indent=1)
-    files.beside(files.report).write_text(text + "\n", encoding="utf-8")
-    files.beside(files.page).write_text(render_page(report, title), encoding="utf-8")
-    card = dataset_card(report, title, with_configs=False)
-    files.beside(files.card).write_text(card, encoding="utf-8")
-    if files.dataset is not None:
-        folder = files.beside(files.dataset)
-        (folder / "data").mkdir(parents=True)
-        card = dataset_card(report, title, with_configs=True)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        write_parquet(with_progress(records), folder / "data" / "train-00000-of-00001.parquet")
-    files.publish()
+    texts = {
+        files.report: json.dumps(report, ensure_ascii=False, indent=1) + "\n",
+        files.page: render_page(report, title),
+        files.card: render_card(report, title, with_configs=False),
+    }
+    if files.dataset_files:
+        card, parquet = files.dataset_files
+        texts[card] = render_card(report, title, with_configs=True)
+        write_parquet(with_progress(records), files.beside(parquet))
+    for path, text in texts.items():
+        files.beside(path).write_text(text, encoding="utf-8")
 
 
 def with_progress(records: ShuffledRecords) -> Iterator[bytes]:
@@ -214,7 +316,4 @@ def log_summary(report: dict[str, Any], files: MergedFiles) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_script(main))

@@ -1,6 +1,8 @@
 """How the dialogue of a prompt file goes: where the model takes over, and where its reply ends."""
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,23 @@ class PromptFormat:
     def codename(self) -> str:
         """The name that the assistant bears in the prompt."""
         return self.reply_marker.strip().removesuffix(":")
+
+    @cached_property
+    def next_turn(self) -> re.Pattern[str]:
+        """Opens a turn after the reply, and so ends the reply.
+
+        That is the user's next turn or, where a model goes on talking to itself, a further one of
+        the codename: `Watson:` or `Watson (…):` at the start of a line.
+        """
+        markers = [re.escape(marker) for marker in (self.end_marker, self.reply_marker) if marker]
+        if self.reply_marker.endswith(":"):
+            markers.append(rf"\n{re.escape(self.codename)} ?\([^()\n]*\):")
+        return re.compile("|".join(markers))
+
+    @cached_property
+    def begun_turn(self) -> re.Pattern[str]:
+        """The end of a text that may become a `next_turn`, though words of it are whole already."""
+        return re.compile(rf"\n{re.escape(self.codename)}(?: ?(?:\([^()\n]*\)?)?)?\Z")
 
     def own_part(self, instruction: str, input_text: str) -> str:
         """What follows the prompt for one user prompt, up to where the model takes over."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from writing_scripts import CJK
+from unfinished_text import CJK
 
 NGRAM = 6
 MIN_NGRAMS = 12  # fewer say nothing about a share

@@ -1,13 +1,25 @@
 """Tells whether a reply is in another language than its prompt, as far as the script shows it."""
 
 import re
+import unicodedata
+from collections import Counter
 
 from repetition import CODE_FENCE
-from writing_scripts import script_shares
+from unfinished_text import CJK_WEIGHT
 
 MAIN_SHARE = 0.5  # of a text's letters that are in its main script
 MAX_SHARE_IN_PROMPT = 0.3  # of the reply's script; from there on the prompt is a mixed one
 MIN_LETTERS = 10  # fewer, outside code, may be a name or a formula
+# A letter's script is the first word of its Unicode name, apart from these
+SCRIPTS = {
+    "CJK": "Han",
+    "IDEOGRAPHIC": "Han",
+    "HIRAGANA": "Kana",
+    "KATAKANA": "Kana",
+    "KATAKANA-HIRAGANA": "Kana",
+    "FULLWIDTH": "Latin",
+    "MICRO": "Latin",
+}
 
 # Words of a prompt that asks for another language, or for something that everybody writes in Latin
 # letters. Wide on purpose: a wrong language that stays costs less than a right one that goes.
@@ -41,6 +53,28 @@ def find_other_script(prompt: str, reply: str) -> str | None:
         and not ASKS_FOR_IT.search(prompt)
     )
     return f"{prompt_script} prompt, {reply_script} reply" if differs else None
+
+
+def script_shares(text: str) -> Counter[str]:
+    """How much of the text's letters is in each script, from 0 to 1; empty without letters.
+
+    A CJK character weighs as much as three letters. Japanese mixes Kana and Han: where Kana is a
+    tenth of the two or more, all of it counts as Kana.
+    """
+    weights: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        if character.isalpha():
+            script = _script_of(character)
+            weights[script] += count * (CJK_WEIGHT if script in ("Han", "Kana", "Hangul") else 1)
+    if weights["Kana"] * 9 >= weights["Han"]:
+        weights["Kana"] += weights.pop("Han", 0)
+    total = weights.total()
+    return Counter({script: weight / total for script, weight in weights.items() if weight})
+
+
+def _script_of(letter: str) -> str:
+    name = unicodedata.name(letter, "OTHER").split()[0]
+    return SCRIPTS.get(name) or name.capitalize()
 
 
 def _main_script(text: str) -> str | None:

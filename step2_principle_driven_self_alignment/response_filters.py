@@ -2,36 +2,29 @@
 
 RULES is the ordered table that decides; the first rule that catches a response names the reason.
 The merge judges whole responses with it, and the generator gives up a response as soon as
-no continuation can pass (`cannot_be_kept`), so both always agree.
+no continuation can pass (`cannot_be_kept`), so both always agree. What the rules look at is in
+response_text.py.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from exemplar_blacklist import ExemplarBlacklist, load_blacklist
-from filter_settings import FilterSettings, load_required_opening
-from judged_response import BegunResponse, JudgedResponse
+from dummy_conversations import follows_a_name
+from exemplar_blacklist import ExemplarBlacklist
+from filter_settings import FilterSettings
+from prompt_format import joined_prompt
 from published_rules import judge_published
 from repetition import repeated_share
 from reply_language import find_other_script
-from response_turns import response_text
-from verdict import Verdict
-from writing_scripts import weighted_length
-
-__all__ = [
-    "RULES",
-    "FilterSettings",
-    "ResponseFilter",
-    "Rule",
-    "Verdict",
-    "load_blacklist",
-    "load_required_opening",
-]
+from response_text import BegunResponse, JudgedResponse, Verdict
+from unfinished_text import weighted_length
 
 MIN_LENGTH_BEFORE_LOOP = 160  # a shorter start is not worth keeping
 LEAKED_MARKER = re.compile(r"\((?:internal thoughts|auto reply)\)", re.IGNORECASE)
+ENGRAVED_HEADING = r"### ?(?:User|Dromedary)\b"  # opens a turn where step 3 engraves
 NAMED_PRINCIPLE = re.compile(r"\b[Pp]rinciples? \d{1,2} \([a-z -]+\)")
 
 
@@ -64,11 +57,13 @@ def find_other_opening(response: JudgedResponse) -> str | None:
 
 
 def find_missing_reply(response: JudgedResponse) -> str | None:
-    return 'no line begins with "Watson:"' if response.turns.reply is None else None
+    marker = response.settings.dialogue.reply_marker.strip()
+    return f'no line begins with "{marker}"' if response.turns.reply is None else None
 
 
 def find_user_turn(response: JudgedResponse) -> str | None:
-    return '"User:" before the reply' if response.turns.user_turn_first else None
+    marker = response.settings.dialogue.end_marker.strip()
+    return f'"{marker}" before the reply' if response.turns.user_turn_first else None
 
 
 def find_leak(response: JudgedResponse) -> str | None:
@@ -77,7 +72,7 @@ def find_leak(response: JudgedResponse) -> str | None:
     Those that the user's own prompt speaks of may stand there.
     """
     asked = response.prompt.casefold()
-    marker = LEAKED_MARKER.search(response.turns.spoken)
+    marker = LEAKED_MARKER.search(response.spoken)
     if marker and marker[0].casefold() not in asked:
         return marker[0]
     if response.settings.required_opening in response.reply:
@@ -86,6 +81,37 @@ def find_leak(response: JudgedResponse) -> str | None:
         return None
     principle = NAMED_PRINCIPLE.search(response.reply)
     return principle[0] if principle else None
+
+
+def find_turn_marker(response: JudgedResponse) -> str | None:
+    """A turn of either dialogue, the prompt's or the engraved one, in the reply, however written.
+
+    Where a marker stands as it should, the reply ended before it. What is left are the user's turn
+    inside a line, and the codename as a speaker, unless it is part of a name ("Emma Watson:").
+    """
+    dialogue = response.settings.dialogue
+    marker = _user_turn(dialogue.end_marker.strip()).search(response.reply)
+    if marker:
+        return marker[0]
+    for marker in _codename_turn(dialogue.codename).finditer(response.reply):
+        if "(" in marker[0] or not follows_a_name(response.reply, marker.start()):
+            return marker[0]
+    return None
+
+
+@cache
+def _user_turn(end_marker: str) -> re.Pattern[str]:
+    user = re.escape(end_marker.removesuffix(":"))
+    return re.compile(rf"(?<!\w){user}[*_]{{0,2}} ?[:：]|{ENGRAVED_HEADING}")
+
+
+@cache
+def _codename_turn(codename: str) -> re.Pattern[str]:
+    codename = re.escape(codename)
+    name = rf"(?<!\w){codename}(?:['’]s \w+)?[*_\"”»]{{0,3}} ?"
+    aside = r"\((?:[^()\n]|\([^()\n]*\))*\)"
+    beside = rf"\([^()\n]*[:：]|(?:{aside}[*_]{{0,2}} ?)?[:：]"
+    return re.compile(rf"{name}(?:{beside})|### ?{codename}", re.IGNORECASE)
 
 
 def find_echo(response: JudgedResponse) -> str | None:
@@ -174,6 +200,14 @@ RULES = (
         early=True,
     ),
     Rule(
+        "turn_marker",
+        "a turn of the dialogue, or the codename as a speaker, stands in the reply",
+        find_turn_marker,
+        {"output": GOOD + " Watson: Yes."},
+        {"output": GOOD + " Emma Watson: an actress."},
+        early=True,
+    ),
+    Rule(
         "prompt_echo",
         "the reply contains the user's instruction or input",
         find_echo,
@@ -243,13 +277,10 @@ class ResponseFilter:
         self._blacklist = ExemplarBlacklist(settings.blacklist)
 
     def judge(self, record: dict[str, Any]) -> Verdict:
-        """Whether a response record is kept, or the name of the rule that drops it.
-
-        Raises ValueError if the record has no text as `output`.
-        """
+        """Whether a response record is kept, or the name of the rule that drops it."""
         if self.settings.published_rules:
             return judge_published(record, self.settings)
-        response = self.respond(record)
+        response = self._whole(record)
         reason, evidence = self._reason(response)
         return Verdict(
             reason=reason,
@@ -260,12 +291,36 @@ class ResponseFilter:
             input=response.input,
         )
 
-    def respond(self, record: dict[str, Any]) -> JudgedResponse:
-        """The record's response, ready for the rules."""
+    def explain(self, record: dict[str, Any]) -> str:
+        """A response's path through the rules, and what is left of it, in words."""
+        verdict = self.judge(record)
+        lines = [
+            f"id {record['id']}, source {record.get('source') or 'unknown'}, "
+            f"finish reason {record.get('finish_reason') or 'not recorded'}",
+            *_quoted("prompt", joined_prompt(record["instruction"], record["input"])),
+            *_quoted("response", record["output"]),
+            "",
+        ]
+        if not self.settings.published_rules:
+            lines += ["rules, in order:", *self._rule_lines(record), ""]
+        if not verdict.kept:
+            return "\n".join([*lines, f"dropped: {verdict.reason}"])
+        lines.append(f"kept, {'finished' if verdict.finished else 'unfinished'}")
+        lines += _quoted("reply, before the codename is replaced", verdict.reply)
+        return "\n".join(lines)
+
+    def _rule_lines(self, record: dict[str, Any]) -> Iterator[str]:
+        response = self._whole(record)
+        for number, rule in enumerate(RULES, start=1):
+            evidence = rule.evidence(response)
+            outcome = "passes" if evidence is None else f"catches: {evidence}"
+            yield f"  {number:2} {rule.name:16} {outcome}"
+
+    def _whole(self, record: dict[str, Any]) -> JudgedResponse:
         return JudgedResponse(
             record["instruction"],
             record.get("input") or "",
-            response_text(record),
+            record["output"],
             record.get("finish_reason"),
             self.settings,
             self._blacklist,
@@ -303,3 +358,7 @@ def _first_catch(
         if evidence is not None:
             return rule.name, evidence
     return None, ""
+
+
+def _quoted(title: str, text: str) -> list[str]:
+    return ["", f"{title}:", *(f"  | {line}" for line in text.split("\n"))]

@@ -6,13 +6,18 @@ first launch of a run writes it; every later launch is held against it and refus
 differs, so that one set of shards never mixes two runs.
 """
 
+import argparse
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+
+from filter_settings import FilterSettings
+from user_error import UserError
 
 SAMPLES_PER_FILE = 64
 SAMPLE_BYTES = 4096
@@ -25,9 +30,10 @@ FLAG_OF_HASH = {
     "prompt_file_hash": "--input_file",
 }
 REMEDY = "Go on with the settings of the run, or start another one with a new --output_file"
+DAMAGED = "Remove it, and start the generation again, which writes it anew"
 
 
-class RunDiffersError(ValueError):
+class RunDiffersError(UserError):
     """A launch doesn't belong to the run whose manifest it found."""
 
 
@@ -54,11 +60,13 @@ class RunManifest:
 
     @classmethod
     def load(cls, path: Path) -> "RunManifest":
-        """Reads a manifest; ValueError where it isn't one, FileNotFoundError without it."""
+        """Reads a manifest; UserError where it isn't one, FileNotFoundError without it."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a run's manifest: {error}") from error
+            content = json.loads(path.read_bytes())
+            _check_content(cls, content)
+        except ValueError as error:
+            raise UserError(f"{path} is not a run's manifest: {error}. {DAMAGED}") from None
+        return cls(**content)
 
     def save(self, path: Path) -> None:
         """Writes the manifest beside and renames it."""
@@ -129,6 +137,54 @@ class RunManifest:
         return temporary
 
 
+def describe_run(
+    args: argparse.Namespace,
+    prompts: list[dict[str, Any]],
+    principle_prompt: str,
+    rules: FilterSettings,
+) -> RunManifest:
+    """The manifest of the run that the generator's arguments ask for; reads the model's files."""
+    limited_ids = [prompt["id"] for prompt in prompts[: args.limit]]
+    return RunManifest(
+        model_config=hash_model_config(args.model_dir),
+        weights=hash_weights(args.model_dir),
+        tokenizer=hash_tokenizer(args.tokenizer_path or args.model_dir),
+        principle_prompt=hash_text(principle_prompt),
+        filter_rules=""
+        if args.keep_going
+        else hash_text(json.dumps(asdict(rules), sort_keys=True)),
+        keep_going=args.keep_going,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        max_own_tokens=args.max_own_tokens,
+        dtype=args.dtype,
+        prompt_file_hash=hash_records(prompts),
+        prompts=len(limited_ids),
+        prompt_ids_hash=hash_prompt_ids(limited_ids),
+        input_file=str(args.input_file.resolve()),
+    )
+
+
+def _check_content(manifest: type[RunManifest], content: Any) -> None:
+    """Raises ValueError where a manifest's fields are not those that it has."""
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    known = {field.name: field for field in fields(manifest)}
+    missing = [
+        name for name, field in known.items() if name not in content and field.default is MISSING
+    ]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}")
+    for name, value in content.items():
+        if name not in known:
+            raise ValueError(f"{name!r} is none of its fields")
+        kinds = (int, float) if known[name].type is float else known[name].type
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} is {value!r}")
+
+
 def hash_text(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -145,7 +201,7 @@ def hash_tokenizer(path: Path) -> str:
     for candidate in candidates:
         if candidate.is_file():
             return hash_file(candidate)
-    raise FileNotFoundError(
+    raise UserError(
         f"no tokenizer: {' or '.join(map(str, candidates))} is not there; "
         "--tokenizer_path takes a tokenizer.model, a tokenizer.json or a folder with one"
     )
@@ -157,14 +213,14 @@ def hash_model_config(model_dir: Path) -> str:
         if (model_dir / name).is_file():
             return hash_file(model_dir / name)
     found = "has neither config.json nor params.json" if model_dir.is_dir() else "is no folder"
-    raise FileNotFoundError(f"{model_dir} {found}; --model_dir takes the folder of a base model")
+    raise UserError(f"{model_dir} {found}; --model_dir takes the folder of a base model")
 
 
 def hash_weights(model_dir: Path) -> str:
     """SHA-256 over name, size and samples of the weight files: telling, and quick at any size."""
     weight_files = sorted(model_dir.glob("*.safetensors")) or sorted(model_dir.glob("*.pth"))
     if not weight_files:
-        raise FileNotFoundError(f"{model_dir} has no weights: neither *.safetensors nor *.pth")
+        raise UserError(f"{model_dir} has no weights: neither *.safetensors nor *.pth")
     digest = hashlib.sha256()
     for path in weight_files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -188,4 +244,12 @@ def hash_records(records: Iterable[dict]) -> str:
     for record in records:
         for name in ("id", "instruction", "input"):
             digest.update(record[name].encode() + b"\0")
+    return digest.hexdigest()
+
+
+def hash_prompt_ids(ids: Iterable[str]) -> str:
+    """SHA-256 over the sorted ids, one a line, in hexadecimal."""
+    digest = hashlib.sha256()
+    for prompt_id in sorted(ids):
+        digest.update(prompt_id.encode() + b"\n")
     return digest.hexdigest()

@@ -1,18 +1,21 @@
-"""Training records on disk: gathered in any order, written in a seeded one."""
+"""Training records on disk: gathered in any order, written in a seeded one, published at once."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
+from user_error import UserError
 
 COLUMNS = ("example_id", "id", "instruction", "input", "output", "finished", "source")
 ROWS_PER_GROUP = 10_000
+PARQUET = Path("data", "train-00000-of-00001.parquet")
 
 
 def encode_record(record: dict[str, Any]) -> bytes:
@@ -21,7 +24,7 @@ def encode_record(record: dict[str, Any]) -> bytes:
 
 
 class ShuffledRecords:
-    """Encoded records in a temporary file, read back in an order that hangs on seed and ids alone.
+    """Encoded records in a temporary file, read back in an order by seed and ids alone.
 
     Memory is about 20 bytes a record. A context manager; leaving it removes the file.
     """
@@ -50,7 +53,7 @@ class ShuffledRecords:
     def __iter__(self) -> Iterator[bytes]:
         """Yields the encoded records in their order, with `example_id` from 1 on."""
         self._file.flush()
-        order = numpy.argsort(numpy.frombuffer(self._keys, dtype=numpy.uint64), kind="stable")
+        order = sorted(range(len(self)), key=self._keys.__getitem__)
         for example_id, index in enumerate(order, start=1):
             start, end = self._offsets[index], self._offsets[index + 1]
             line = os.pread(self._file.fileno(), end - start, start)
@@ -58,7 +61,7 @@ class ShuffledRecords:
 
 
 def seeded_key(seed: int, record_id: str) -> int:
-    """A random number of 64 bits that hangs on the seed and the id alone."""
+    """A random number of 64 bits, a function of the seed and the id."""
     digest = hashlib.blake2b(f"{seed} {record_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -91,3 +94,74 @@ def write_parquet(lines: Iterator[bytes], path: Path) -> None:
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema))
                 rows.clear()
         writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+
+
+class MergedFiles:
+    """The files of a merge: written in a hidden folder beside them, then renamed into place.
+
+    For an output file `merged.json`: `merged.json`, `merged.report.json`, `merged.report.html`,
+    `merged.README.md`, and with `parquet` the folder `merged_dataset`. A context manager; what was
+    not published when it is left is removed, and what a killed merge left when it is entered.
+    """
+
+    def __init__(self, output_file: Path, *, parquet: bool) -> None:
+        self.training = output_file
+        stem = output_file.stem
+        self.report = output_file.with_name(f"{stem}.report.json")
+        self.page = output_file.with_name(f"{stem}.report.html")
+        self.card = output_file.with_name(f"{stem}.README.md")
+        self.dataset = output_file.with_name(f"{stem}_dataset")
+        self.folder = output_file.with_name(f".{output_file.name}.merging")
+        self._parquet = parquet
+
+    @property
+    def dataset_files(self) -> list[Path]:
+        """Card and records in the folder for `datasets`; none without `parquet`."""
+        return [self.dataset / "README.md", self.dataset / PARQUET] if self._parquet else []
+
+    def __enter__(self) -> "MergedFiles":
+        self._check()
+        self.folder.mkdir(exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(f"another merge is writing {self.training}; wait for its end") from None
+        except OSError:  # a file system without locks
+            pass
+        for left in self.folder.iterdir():
+            if left.name != "lock":
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def _check(self) -> None:
+        parent = self.training.parent
+        if not parent.is_dir():
+            raise UserError(f"--output_file {self.training}: there is no folder {parent}; make it")
+        if self.training.is_dir():
+            raise UserError(f"--output_file {self.training} is a folder; name a file")
+        others = set(self.dataset.glob("data/*.parquet")) - {self.dataset / PARQUET}
+        if self._parquet and others:
+            raise UserError(
+                f"--parquet: {min(others)} would be loaded together with the new records; remove it"
+            )
+
+    def beside(self, path: Path) -> Path:
+        """Where to write what shall become `path`; its folder is there."""
+        place = self.folder / path.relative_to(self.training.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def publish(self) -> None:
+        """Renames everything into place: reports first, the training records last.
+
+        So a training file never stands beside an older report, at whatever point a merge is killed.
+        """
+        for path in [self.report, self.page, self.card, *self.dataset_files, self.training]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.beside(path).replace(path)

@@ -5,7 +5,10 @@ Nothing is added: a code fence that was open stays open, with whole lines in it.
 
 import re
 
-from writing_scripts import CJK, weighted_length
+# Chinese and Japanese characters and Korean syllables, for use inside [...] of a regular expression
+CJK = "\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+WIDE_CHARACTER = re.compile(f"[{CJK}\u3001-\u3003\u3008-\u3011\uff01-\uff65]")  # and punctuation
+CJK_WEIGHT = 3  # letters of a spaced script that carry about as much as one CJK character
 
 CLOSING = "\"'”’»)\\]*_`」』”’）】》"
 # An end of sentence: followed by white space or the end in spaced scripts, by anything in others.
@@ -71,3 +74,10 @@ def _without_half_word(line: str) -> str:
     if clauses and re.search(f"[{CJK}]", half_word):
         return line[: clauses[-1]].rstrip("，、；：,;: ")
     return words.rstrip() if space else line
+
+
+def weighted_length(text: str) -> int:
+    """The number of characters, where a CJK character counts as three."""
+    if text.isascii():
+        return len(text)
+    return len(text) + (CJK_WEIGHT - 1) * len(WIDE_CHARACTER.findall(text))

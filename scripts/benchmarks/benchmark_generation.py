@@ -45,7 +45,7 @@ from benchmark_report import (
     summarize_engine,
     summarize_runs,
 )
-from engine_runs import EngineRun, EngineRuns, SamplingSettings, choose_device
+from engine_runs import EngineRun, EngineRuns, SamplingSettings, UserError, choose_device
 from generation_peers import PEERS, Peer, PeerRun, load_peer_model
 from generation_workload import LENGTHS, Workload, draw_workload
 from roofline import Device, bound, known_device
@@ -119,7 +119,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     try:
         device = choose_device(args.device)
         SamplingSettings(temperature=args.temperature, top_p=args.top_p)
-    except (ValueError, RuntimeError) as error:
+    except UserError as error:
         parser.error(str(error))
     args.device = device.type
     if args.peer_prompts is None:

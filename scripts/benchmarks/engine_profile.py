@@ -12,15 +12,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 sys.path.append(f"{Path(__file__).resolve().parents[2]}/step2_principle_driven_self_alignment")
 
+from engine.generation import EngineStatistics
 from engine.operations import Operations
-from engine.stage_clock import EngineStatistics
 
 STAGE, OPERATION = "stage ", "operation "  # marks in the profile
 LINEAR = ("aten::linear", "mkldnn::_linear_pointwise")
 PARTS = {
     "aten::bmm": "prefix part",
-    f"{OPERATION}weigh": "prefix part",
-    f"{OPERATION}attend_own": "own part",
+    f"{OPERATION}unnormalised_softmax": "prefix part",
+    f"{OPERATION}own_attention": "own part",
     f"{STAGE}sampling": "sampling",
     **dict.fromkeys(LINEAR, "linear layers"),
 }

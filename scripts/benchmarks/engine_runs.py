@@ -11,12 +11,20 @@ from generation_workload import Workload
 
 sys.path.append(f"{Path(__file__).resolve().parents[2]}/step2_principle_driven_self_alignment")
 
+from engine.device import choose_device
 from engine.engine import Engine, EngineSettings, Request, SamplingSettings, plan_memory
+from engine.generation import EngineStatistics
 from engine.memory_plan import MemoryPlan
-from engine.stage_clock import EngineStatistics
-from engine.tensor_parallel import choose_device
+from user_error import UserError
 
-__all__ = ["EngineRun", "EngineRuns", "MemoryPlan", "SamplingSettings", "choose_device"]
+__all__ = [
+    "EngineRun",
+    "EngineRuns",
+    "MemoryPlan",
+    "SamplingSettings",
+    "UserError",
+    "choose_device",
+]
 
 PROFILED_STEPS = 16
 PROFILE_FROM = 48  # by then sequences of all ages are alive

@@ -8,6 +8,7 @@ Writes  checkpoint/: config.json, model.safetensors (bfloat16), tokenizer, gener
 The model first learns the format, and to copy topics from prompts, on bare conversations, which are
 cheap. Then the end of the principle prompt stands in front of them, and at last the whole of it.
 The conversations of a batch see the prompt and themselves only, at the positions that follow it.
+Every tenth step reads plain documents instead, without the prompt: see synthetic_documents.py.
 
     python scripts/tiny_base_model/train_tiny_base_model.py
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import logging
 import math
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -24,15 +26,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from synthetic_conversations import ConversationMaker
+from synthetic_documents import DocumentMaker
 from tiny_tokenizer import fixed_texts, save_tokenizer, train_tokenizer
-from tiny_training_batches import Batch, ConversationTokenizer, endless_batches
+from tiny_training_batches import Batch, TextTokenizer, endless_batches
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parent.parent
 TOKENIZER_CONVERSATIONS = 4000
-CURRICULUM = ((0.55, 0), (0.15, 256), (0.1, 1024), (0.2, None))  # share of steps, prompt tokens
+CURRICULUM = ((0.68, 0), (0.1, 256), (0.08, 1024), (0.14, None))  # share of steps, prompt tokens
+DOCUMENTS_EVERY = 10  # steps
 WARM_UP_STEPS = 60
 FINAL_RATE = 0.05  # share of the learning rate that is left at the end
 LOG_EVERY = 25
@@ -49,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=FOLDER / "checkpoint", help=" ")
     parser.add_argument("--seed", type=int, default=42, help=" ")
     parser.add_argument("--steps", type=int, default=1200, help=" ")
-    parser.add_argument("--batch_size", type=int, default=40, help="conversations a step")
+    parser.add_argument("--batch_size", type=int, default=24, help="conversations a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help=" ")
     parser.add_argument("--topic_weight", type=float, default=3.0, help="of a topic's tokens")
     parser.add_argument("--vocabulary", type=int, default=2560, help="pieces of the tokenizer")
@@ -66,14 +70,14 @@ def main() -> None:
 
     opening = read_text("required_opening.txt").strip()
     tokenizer_model = make_tokenizer(args.seed, opening, args.vocabulary)
-    tokenizer = ConversationTokenizer(tokenizer_model, args.topic_weight)
+    tokenizer = TextTokenizer(tokenizer_model, args.topic_weight)
     prefix = tokenizer.encode_prefix(read_text("watson_self_align_prompt.txt"))
     model = LlamaForCausalLM(tiny_config(args.vocabulary))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("%d parameters; the principle prompt has %d tokens", parameters, len(prefix))
 
-    batches = endless_batches(ConversationMaker(args.seed, opening), tokenizer, args.batch_size)
-    losses = train(model, batches, prefix, args)
+    conversations, documents = training_batches(args, opening, tokenizer)
+    losses = train(model, conversations, documents, prefix, args)
     seconds = round(time.monotonic() - started)
     save_checkpoint(model, tokenizer_model, args.output_dir)
     write_log(args, parameters, losses, seconds)
@@ -89,6 +93,22 @@ def make_tokenizer(seed: int, opening: str, vocabulary: int) -> bytes:
     conversations = [maker.conversation() for _ in range(TOKENIZER_CONVERSATIONS)]
     texts = [f"User:{each.own_part()}{each.continuation()}" for each in conversations]
     return train_tokenizer(texts, fixed_texts(REPOSITORY), vocabulary)
+
+
+def training_batches(
+    args: argparse.Namespace, opening: str, tokenizer: TextTokenizer
+) -> tuple[Iterator[Batch], Iterator[Batch]]:
+    """Endless batches of conversations, and of documents."""
+    talks = ConversationMaker(args.seed, opening)
+    papers = DocumentMaker(ConversationMaker(args.seed + 2, opening))
+    makers = (
+        lambda: tokenizer.encode_conversation(talks.conversation()),
+        lambda: tokenizer.encode_document(papers.document()),
+    )
+    conversations, documents = (
+        endless_batches(make, args.batch_size, random.Random(args.seed)) for make in makers
+    )
+    return conversations, documents
 
 
 def tiny_config(vocabulary: int) -> LlamaConfig:
@@ -109,7 +129,8 @@ def tiny_config(vocabulary: int) -> LlamaConfig:
 
 def train(
     model: LlamaForCausalLM,
-    batches: Iterator[Batch],
+    conversations: Iterator[Batch],
+    documents: Iterator[Batch],
     prefix: list[int],
     args: argparse.Namespace,
 ) -> list[dict]:
@@ -122,7 +143,11 @@ def train(
     with tqdm(total=args.steps, unit="step", mininterval=1) as bar:
         for step in range(args.steps):
             visible = visible_prefix(prefix, step / args.steps)
-            loss, parts = loss_of(model, next(batches), visible)
+            if step % DOCUMENTS_EVERY == DOCUMENTS_EVERY - 1:
+                loss, parts = loss_of(model, next(documents), prefix[:1])
+                parts = {"documents": parts["text"]}
+            else:
+                loss, parts = loss_of(model, next(conversations), visible)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -130,12 +155,19 @@ def train(
             optimizer.zero_grad()
             recent.append(parts)
             if (step + 1) % LOG_EVERY == 0:
-                means = {key: sum(part[key] for part in recent) / len(recent) for key in parts}
+                means = mean_losses(recent)
                 log.append({"step": step + 1, "prefix_tokens": len(visible), **means})
                 recent = []
                 bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
             bar.update()
     return log
+
+
+def mean_losses(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each kind of loss over the steps that have it."""
+    kinds = sorted({kind for part in parts for kind in part})
+    values = {kind: [part[kind] for part in parts if kind in part] for kind in kinds}
+    return {kind: sum(each) / len(each) for kind, each in values.items()}
 
 
 def rate(step: int, steps: int) -> float:

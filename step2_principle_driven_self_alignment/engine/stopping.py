@@ -2,20 +2,20 @@
 
 import codecs
 
-REPLY_MARKER = b"\nWatson:"
-END_MARKER = b"\nUser:"
+from prompt_format import SELF_ALIGN, PromptFormat
 
 
 class ResponseText:
     """The bytes of a growing response, and where its own reply ended.
 
-    The end is the `User:` turn that follows its own `Watson:` turn. A `User:` turn before that is
-    no end but a failed format, which the filter judges.
+    The end is the user's turn that follows its own reply's turn. A user's turn before that is no
+    end but a failed format, which the filter judges.
     """
 
-    def __init__(self, reply_marker: bytes = REPLY_MARKER, end_marker: bytes = END_MARKER) -> None:
+    def __init__(self, prompt_format: PromptFormat = SELF_ALIGN) -> None:
         self._bytes = bytearray()
-        self._markers = [reply_marker, end_marker]  # still to be found, in this order
+        markers = prompt_format.reply_marker, prompt_format.end_marker
+        self._markers = [marker.encode() for marker in markers]  # still to be found, in this order
         self._search_from = 0
         self._end: int | None = None
 

@@ -91,6 +91,41 @@ def test_held_out_words_and_wordings_never_occur_in_training(conversations, repo
     assert not set(samples) & {each.prompt for each in seen}
 
 
+def five_words(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
+
+
+def test_comparison_shares_no_five_words_with_anything_that_training_sees(
+    conversations, repository
+):
+    """A prompt that training saw would show memory."""
+    maker = conversations.ConversationMaker(7, "")
+    seen = [maker.conversation().prompt for _ in range(4000)]
+    seen += quickstart_prompts(repository / "scripts" / "quickstart_data")
+    rows = json.loads((repository / "dummy_data/vicuna_dummy_data.json").read_text("utf-8"))
+    turns = [turn for row in rows for turn in row["conversations"]]
+    identity = {turn["value"] for turn in turns if turn["from"] == "human"}
+    known = {words: text for text in (*seen, *identity) for words in five_words(text)}
+    for name, count in (("unseen_prompts", 160), ("identity_questions", 40)):
+        lines = (repository / f"prompts/comparison/{name}.jsonl").read_text("utf-8").splitlines()
+        prompts = {json.loads(line)["instruction"] for line in lines}
+        assert len(prompts) == len(lines) == count
+        assert not prompts & identity
+        shared = {known[words] for prompt in prompts for words in five_words(prompt) & set(known)}
+        assert not shared, (name, shared)
+
+
+def test_comparison_asks_for_topics_that_no_reply_names_by_chance(conversations, repository):
+    """Words of the grammars' own sentences would count as named without being copied."""
+    folder = repository / "scripts" / "tiny_base_model"
+    grammar = set(re.findall(r"\w+", (folder / "conversation_texts.json").read_text("utf-8")))
+    lines = (repository / "prompts/comparison/unseen_prompts.jsonl").read_text("utf-8").splitlines()
+    for row in map(json.loads, lines):
+        assert row["topic"] and not set(row["topic"]) & grammar, row
+        assert all(topic in row["instruction"] for topic in row["topic"]), row
+
+
 def test_a_reply_names_its_topic_and_the_seed_decides_everything(conversations):
     first, second, other = (
         [maker.conversation() for _ in range(300)]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sentencepiece
-from input_errors import run_script as run_as_script
+from command_line import run_script as run_as_script
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,18 @@ import json
 import random
 from collections import Counter
 
-import openorca_sampling
+import openorca_sample
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import subsample_openorca_prompts
-from openorca_rows import is_inference_task, read_openorca
-from openorca_sampling import CandidateWindow, OpenOrcaSampler, SamplingRules
+from openorca_sample import (
+    CandidateWindow,
+    OpenOrcaSampler,
+    SamplingRules,
+    is_inference_task,
+    read_openorca,
+)
 from preparation_report import PreparationReport
 from prompt_output import PromptOutput
 from prompt_sources import find_sources
@@ -114,14 +119,33 @@ def test_every_drop_has_its_reason(draw, write_openorca, tmp_path):
     assert report["read"]["total"] == report["kept"]["total"] + report["dropped"]["total"] == 10
 
 
+def test_every_row_is_counted_once(draw, write_openorca, monkeypatch):
+    """Also one that breaks two rules, and duplicates that different windows meet."""
+    monkeypatch.setattr(openorca_sample, "LEAST_CHUNK", 3)
+    monkeypatch.setattr(openorca_sample, "WINDOW_FACTOR", 1)
+    rows = [("niv.1", NLI[0] + " long" * 3000), ("niv.2", None), ("niv.3", " ")]
+    rows += [(f"niv.{10 + n}", f"QUESTION {n % 7}, please!?"[: 18 + n % 3]) for n in range(60)]
+    rows += rows_of("cot", count=9)
+    for samples in (1, 4, 7, 100):
+        records, report = draw(write_openorca(rows), max_samples_per_dataset=samples)
+        counted = {r: n["by_source"] for r, n in report["dropped"]["by_reason"].items()}
+        assert counted["natural_language_inference"] == {"openorca/niv": 1}
+        assert "too_long" not in counted
+        for source, read in report["read"]["by_source"].items():
+            dropped = sum(by_source.get(source, 0) for by_source in counted.values())
+            assert read == report["kept"]["by_source"][source] + dropped
+        assert len(records) == min(samples, 7) + min(samples, 9)
+    assert counted["duplicate"] == {"openorca/niv": 53}
+
+
 def test_order_of_rows_and_files_does_not_matter(draw, write_openorca, monkeypatch, tmp_path):
     """Also with windows so small that the rows are read several times."""
     rows = rows_of("niv", "flan", "t0", "cot", count=120)
     rows += [(f"niv.{1000 + n}", f"QUESTION {n} about niv please") for n in range(60)]
     outputs = set()
     for window in (256, 4):
-        monkeypatch.setattr(openorca_sampling, "LEAST_CHUNK", window)
-        monkeypatch.setattr(openorca_sampling, "WINDOW_FACTOR", 1)
+        monkeypatch.setattr(openorca_sample, "LEAST_CHUNK", window)
+        monkeypatch.setattr(openorca_sample, "WINDOW_FACTOR", 1)
         for seed in (0, 1):
             random.Random(seed).shuffle(rows)
             third = len(rows) // 3

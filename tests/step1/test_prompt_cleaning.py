@@ -38,6 +38,8 @@ RESIDUE = [
     ("6 / 6\nWhat is life?", "What is life?"),
     ("What is life? 2 / 3", "What is life?"),
     ("run it }\n1 / 1\n", "run it }"),
+    ("What is life?1 / 1Share Prompt", "What is life?"),
+    ("Name: Ana\nAge: 30\n \n \n Language: English", "Name: Ana\nAge: 30"),
     ("Tell me moreShare Prompt", "Tell me more"),
     ("Tell me more.\nShare Prompt\n1 / 1", "Tell me more."),
     ("Write in English.지금 번역하기", "Write in English."),

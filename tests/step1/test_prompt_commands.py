@@ -11,7 +11,7 @@ import sys
 import prompt_sources
 import pytest
 import subsample_openorca_prompts
-from prompt_arguments import DEFAULT_TOKENIZER
+from command_line import DEFAULT_TOKENIZER
 from prompt_sources import PromptSource, read_column_batches, read_rows
 
 COMMANDS = (

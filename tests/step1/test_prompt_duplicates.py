@@ -3,9 +3,9 @@
 import random
 
 import pytest
+from command_line import InputError
 from decontamination import BenchmarkQuestions
 from deduplication import band_rows, find_near_duplicates
-from input_errors import InputError
 from normalized_text import normalized, normalized_key
 from prompt_sources import find_sources
 

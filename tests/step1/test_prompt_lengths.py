@@ -6,9 +6,8 @@ import random
 import pytest
 import sentencepiece
 import tokenizers
-from input_errors import InputError
-from token_lengths import TokenCounter
-from word_lengths import pieces_stay_within_words
+from command_line import InputError
+from token_lengths import TokenCounter, pieces_stay_within_words
 
 AWKWARD = [
     "",
@@ -64,6 +63,15 @@ def test_limit_is_told_for_longer_texts_only(tokenizer):
     short, long, huge = counter.count(texts, 50)
     assert short <= 50 < long
     assert huge == 51
+
+
+def test_a_text_of_exactly_the_limit_is_counted(tokenizer):
+    """The word-by-word way gives up on texts of more words than the limit, not of as many."""
+    counter = TokenCounter(str(tokenizer))
+    texts = ["a b c d", "a b c d e"]
+    assert counter.count(texts, NO_LIMIT) == [4, 5]
+    assert counter.count(texts, 4) == [4, 5]
+    assert counter.count(texts, 3)[0] == 4
 
 
 def test_a_folder_or_a_rust_tokenizer_works(tokenizer, tmp_path):

@@ -153,6 +153,16 @@ def test_lengths_duplicates_and_leaks_go(merge, write_json, tmp_path):
     assert by_reason["near_duplicate"]["of"] in {record["id"] for record in records}
 
 
+def test_prompts_of_exactly_the_limits_stay(merge, write_json):
+    rows = [{"instruction": " ".join("abcdefgh"[:number])} for number in range(1, 9)]
+    path = write_json(rows)
+    _, report = merge(sharegpt_prompt_path=path, min_prompt_len=3, max_prompt_len=6)
+    assert report["kept"]["total"] == 4
+    assert reasons(report) == {"too_short": 2, "too_long": 2}
+    assert report["length_quantiles_tokens"]["0%"] == 3
+    assert report["length_quantiles_tokens"]["100%"] == 6
+
+
 def test_order_of_rows_and_files_does_not_matter(merge, write_json, tmp_path):
     """Which of two duplicates stays is decided by their ids, also between sources."""
     rows = []

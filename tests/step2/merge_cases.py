@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_file import prompt_id_of, read_prompts
-from response_shards import encode_row, hash_prompt_ids, manifest_path, shard_path
-from run_manifest import RunManifest
+from response_shards import encode_row, manifest_path, shard_path
+from run_manifest import RunManifest, hash_prompt_ids
 
 OPENING = "Before I answer, I consider which of my principles apply here."
 REPLY = (
@@ -45,9 +45,11 @@ class Run:
     def path(self) -> Path:
         return self.folder / self.name
 
-    def shard(self, size: int, rank: int, rows: list[dict], end: bytes = b"") -> Path:
+    def shard(
+        self, size: int, rank: int, rows: list[dict], end: bytes = b"", launch: int = 0
+    ) -> Path:
         """Writes one shard; `end` follows behind the whole rows."""
-        path = shard_path(self.path, size, rank)
+        path = shard_path(self.path, size, rank, launch)
         path.write_bytes(b"".join(map(encode_row, rows)) + end)
         return path
 

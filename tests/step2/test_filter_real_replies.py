@@ -5,7 +5,8 @@ import random
 from collections import Counter
 
 import pytest
-from response_filters import FilterSettings, ResponseFilter, load_blacklist
+from filter_settings import FilterSettings, load_blacklist
+from response_filters import ResponseFilter
 from step2.merge_cases import OPENING, THOUGHTS
 
 

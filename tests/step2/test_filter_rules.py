@@ -1,13 +1,11 @@
 """The table of filter rules: what each catches, and the nearest that it lets through."""
 
+from dataclasses import replace
+
 import pytest
-from response_filters import (
-    RULES,
-    FilterSettings,
-    ResponseFilter,
-    load_blacklist,
-    load_required_opening,
-)
+from filter_settings import FilterSettings, load_blacklist, load_required_opening
+from response_filters import RULES, ResponseFilter
+from user_error import UserError
 
 REPLY = (
     "Rivers carry sand to the sea, where waves sort the grains by weight and wind blows the "
@@ -68,7 +66,7 @@ def test_each_rule_lets_the_nearest_text_through(judge, rule):
 @pytest.mark.parametrize(
     ("reply", "instruction", "reason"),
     [
-        ("{reply}\nWatson (internal thoughts): so", "Hi", "leaked_thoughts"),
+        ("{reply} Watson (internal thoughts), so", "Hi", "leaked_thoughts"),
         ("{reply} (Internal Thoughts)", "Hi", "leaked_thoughts"),
         ("{reply} {opening}", "Hi", "leaked_thoughts"),
         ("{reply} By principle 7 (candor) I say so.", "Hi", "leaked_thoughts"),
@@ -77,7 +75,7 @@ def test_each_rule_lets_the_nearest_text_through(judge, rule):
         ("{reply} Subject: (auto reply)", "A subject like (AUTO REPLY)?", None),
         ("{reply} Look at the lichens!", "Hi", "exemplar_phrase"),
         ("{reply} Look at the lichens!", "What is a lichen?", None),
-        ("{reply} small\numbrella in your bag", "Hi", "exemplar_phrase"),
+        ("{reply} leafy\nrosettes", "Hi", "exemplar_phrase"),
         ("{reply} Lisbonne", "Hi", None),
         ("{reply} 去Lisbon吧", "Hi", "exemplar_phrase"),
         ("{reply} Tell me  about\nthe sea", "Tell me about the sea", "prompt_echo"),
@@ -92,6 +90,56 @@ def test_leaks_echoes_and_copied_examples(judge, reply, instruction, reason):
 def test_an_echoed_input_is_caught_too(judge):
     verdict = judge(reply_turn("{reply} dunes of the Sahara"), input="dunes of the Sahara")
     assert (verdict.reason, verdict.evidence) == ("prompt_echo", "dunes of the Sahara")
+
+
+@pytest.mark.parametrize(("part", "reason"), [("a" * 16, None), ("a" * 17, "prompt_echo")])
+def test_an_echo_has_more_than_16_characters(judge, part, reason):
+    assert judge(reply_turn(f"{{reply}} {part}"), instruction=part).reason == reason
+    assert judge(reply_turn(f"{{reply}} {part}"), input=part).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("length", "text", "finish_reason", "reason"),
+    [
+        (20, "a" * 19, "stop", "too_short"),
+        (20, "a" * 20, "stop", None),
+        (160, "a" * 160, "stop", None),
+        # Before a loop, 160 characters stay the least
+        (20, "One fine start. " + "very " * 120, "length", "loop"),
+        (300, REPLY + " " + "very " * 120, "length", "loop"),
+    ],
+)
+def test_the_least_length_is_that_of_the_flag(settings, length, text, finish_reason, reason):
+    rules = ResponseFilter(replace(settings, min_length=length))
+    output = f"{settings.required_opening}\n\nWatson: {text}"
+    record = {"instruction": "Hi", "output": output, "finish_reason": finish_reason}
+    assert rules.judge(record).reason == reason
+
+
+def test_repetition_exactly_at_its_share_is_let_through(settings):
+    """Fifteen words twice: 25 n-grams of six words, 15 of them distinct."""
+    words = "Rivers carry sand to the sea where waves sort its grains by weight every day "
+    record = {"instruction": "Hi", "finish_reason": "stop"}
+    record["output"] = f"{settings.required_opening}\n\nWatson: {words * 2}"
+    for share, reason in ((0.4, None), (0.39, "repetition")):
+        rules = ResponseFilter(replace(settings, min_length=0, max_repeated_share=share))
+        assert rules.judge(record).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        ("\n\n1. Dig a hole\n2.", "\n\n1. Dig a hole"),
+        ("\n\n- Dig a hole\n-", "\n\n- Dig a hole"),
+        ("\n\n```\ndig()\n```", "\n\n```\ndig()\n```"),
+        ("\n\n```\ndig()\nfil", "\n\n```\ndig()"),
+        ("\n\n```\ndig()\n```\nIt di", "\n\n```\ndig()\n```"),
+        (" It di", ""),
+    ],
+)
+def test_a_reply_cut_by_a_limit_ends_with_its_last_whole_part(judge, end, kept):
+    verdict = judge(reply_turn("{reply}" + end), finish_reason="length")
+    assert verdict.reply == REPLY + kept
 
 
 def test_a_leak_after_the_reply_does_not_count(judge):
@@ -202,13 +250,6 @@ def test_finished_is_true_only_where_the_reply_really_ended(judge, finish_reason
     assert verdict.reply == (REPLY + " And the next one" if finished else REPLY)
 
 
-def test_outputs_of_older_files_are_understood(settings):
-    output = {"generation": f"{settings.required_opening}\n\nWatson: {REPLY}\n\nUser: Hi"}
-    verdict = ResponseFilter(settings).judge({"instruction": "Dunes?", "output": output})
-    assert verdict.kept
-    assert verdict.finished
-
-
 def test_an_abandoned_response_is_dropped_for_what_stopped_it(judge):
     verdict = judge("{opening}\n(auto reply)", finish_reason="abandoned")
     assert verdict.reason == "leaked_thoughts"
@@ -221,12 +262,12 @@ def test_an_abandoned_response_is_dropped_for_what_stopped_it(judge):
 def test_the_required_opening_is_one_line(tmp_path, content, message):
     path = tmp_path / "opening.txt"
     path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_required_opening(path)
 
 
 def test_a_blacklist_row_without_phrase_is_named(tmp_path):
     path = tmp_path / "blacklist.txt"
     path.write_text("# comment\n\nred\tcolours\n\tcolours\n")
-    with pytest.raises(ValueError, match=r"blacklist\.txt, line 4"):
+    with pytest.raises(UserError, match=r"blacklist\.txt, line 4"):
         load_blacklist(path)

@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import generate_self_align_response
+import generate_self_align_response as script
 import pytest
-from response_shards import find_shards, read_shard, run_name, shard_path, summary_path
+from response_shards import ResponseReader, find_shards, run_name, shard_path, status_path
+from user_error import run_script as run_main
 
 SCRIPT = "step2_principle_driven_self_alignment/generate_self_align_response.py"
 PROMPTS = 24
@@ -64,7 +65,7 @@ def generate(monkeypatch):
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
-        return generate_self_align_response.main()
+        return run_main(script.main, script.logger.error)
 
     yield run
     for number, handler in handlers.items():
@@ -87,9 +88,10 @@ def start(repository, flags, processes=1, env=None):
 
 def responses(output_file):
     """Every response of a run by id; fails where a prompt is answered twice."""
-    rows = [row for shard in find_shards(run_name(output_file)) for _, row in read_shard(shard)]
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["id"]: row for row in rows}
+    reader = ResponseReader(find_shards(run_name(output_file)))
+    rows = {row["id"]: row for row in reader.read()}
+    assert reader.repeated == 0
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def reference(base_model, inputs, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [SCRIPT, *map(str, flags)])
-        assert generate_self_align_response.main() == 0
+        assert script.main() == 0
     found = responses(output_file)
     assert len(found) == PROMPTS
     assert len({row["output"] for row in found.values()}) > PROMPTS // 2, "too dull to compare"
@@ -139,7 +141,7 @@ def test_five_groups_give_the_same_responses(generate, arguments, tmp_path, refe
 def test_a_complete_run_says_so_without_loading_anything(run_script, generate, arguments, tmp_path):
     assert generate(*arguments, "--limit", 4) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    summary_path(shard_path(tmp_path / "out" / "run", 1, 0)).unlink()
+    status_path(shard_path(tmp_path / "out" / "run", 1, 0)).unlink()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", SCRIPT, *arguments, "--limit", "4"],
         *(),
@@ -148,9 +150,9 @@ def test_a_complete_run_says_so_without_loading_anything(run_script, generate, a
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "is answered already" in done.stderr
+    assert "are answered already" in done.stderr
     assert " torch" not in done.stderr.replace("torchrun", "")
-    summary = json.loads(summary_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
+    summary = json.loads(status_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
     assert summary["finished"] and summary["prompts_answered"] == 4
     assert set((tmp_path / "out").iterdir()) == set(before)
 
@@ -186,7 +188,7 @@ def test_a_launch_that_differs_is_refused_by_name(generate, arguments, inputs, t
         ("dtype", "--dtype", "bfloat16"),
     ]:
         caplog.clear()
-        assert generate(*arguments, *flags) == 1
+        assert generate(*arguments, *flags) == 2
         assert f" {field} (" in caplog.text and "new --output_file" in caplog.text
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -201,7 +203,7 @@ def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments
 
 
 def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
-    assert generate(*arguments, "--dry_run", "--slots", "1000000") == 1
+    assert generate(*arguments, "--dry_run", "--slots", "1000000") == 2
     assert "or fewer" in caplog.text
 
 
@@ -243,12 +245,12 @@ def test_kills_at_random_moments_change_nothing(repository, arguments, tmp_path,
     for size, rank in [(1, 0), (3, 1), (2, 0), (1, 0)]:
         flags = ["--slots", "4", "--group_size", str(size), "--group_rank", str(rank)]
         process = start(repository, [*arguments, *flags])
-        shard = shard_path(tmp_path / "out" / "run", size, rank)
         before = len(responses(tmp_path / "out/run.jsonl"))
         wait_for_responses(tmp_path / "out/run.jsonl", before + 1, process)
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.communicate()
+        shard = max(find_shards(tmp_path / "out" / "run"), key=lambda path: path.stat().st_mtime)
         if shard.stat().st_size > 200:
             os.truncate(shard, shard.stat().st_size - draw.randint(0, 100))
     process = start(repository, arguments)
@@ -268,7 +270,7 @@ def test_a_signal_drains_and_the_next_launch_goes_on(
     assert process.returncode == 75, log
     assert "start again to go on" in log
     shard = shard_path(tmp_path / "out" / "run", 1, 0)
-    summary = json.loads(summary_path(shard).read_text())
+    summary = json.loads(status_path(shard).read_text())
     assert not summary["finished"]
     assert summary["prompts_answered"] == len(responses(tmp_path / "out/run.jsonl")) < PROMPTS
     assert generate(*arguments) == 0
@@ -295,7 +297,7 @@ def test_one_launch_of_three_groups_shares_the_prompts_out(
     _, log = process.communicate()
     assert process.returncode == 0, log
     shards = find_shards(tmp_path / "out" / "run")
-    assert [len(list(read_shard(shard))) for shard in shards] == [8, 8, 8]
+    assert [shard.read_text().count("\n") for shard in shards] == [8, 8, 8]
     assert responses(tmp_path / "out/run.jsonl") == reference
 
 
@@ -344,7 +346,7 @@ def test_what_is_missing_is_named_in_one_line(run_script, tmp_path, repository):
     ]:
         output = tmp_path / "out" / "run.jsonl"
         done = run_script(SCRIPT, "--model_dir", model, "--output_file", output, *flags)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
         assert not output.parent.exists()
 

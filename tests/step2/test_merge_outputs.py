@@ -6,13 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from response_filters import FilterSettings
-from response_judging import JudgingSettings, judge_all
+from filter_settings import FilterSettings
+from merge_and_filter_self_align_with_dummy import JudgingSettings, judge_all
 from step2.merge_cases import OPENING, REPLY, Run, prompt, responses_among
 from step2.merge_cases import response as answer
+from user_error import UserError
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py"
 WILD = "<script>document.title='run'</script></style></pre>&amp; \"'><img src=x onerror=alert(1)>"
 
@@ -95,7 +98,8 @@ def test_name_and_developer_fill_the_dummy_data(merged, monkeypatch):
     assert all(record["finished"] for record in dummies)
     text = json.dumps(dummies)
     assert "Ada <1>" in text and r"the \\1 & Co" in text
-    assert not re.search(r"\{(assistant_name|developer)\}", text)
+    assert r"el equipo de \\1 & Co" in text  # without the English article
+    assert not re.search(r"\{(assistant_name|developer|developer_name)\}", text)
     assert "Dromedary" not in re.sub(r"### Dromedary", "", text)
     assert "Dromedary" in json.dumps([r for r in merged.records if r["source"] == "dummy"])
 
@@ -113,6 +117,11 @@ def test_name_and_developer_fill_the_dummy_data(merged, monkeypatch):
             "I am Watson, and Dr. Watson is another.",
             "Sherlock?",
             "I am Dromedary, and Dr. Watson is another.",
+        ),
+        (
+            "I am Watson Smith, and Watson helps you.",
+            "Who?",
+            "I am Dromedary Smith, and Dromedary helps you.",
         ),
     ],
 )
@@ -189,10 +198,15 @@ def test_datasets_loads_the_parquet_folder(merged, tmp_path, monkeypatch):
 
 
 def test_a_second_merge_replaces_the_first(merged, monkeypatch):
+    """The test passed when the second merge wrote nothing."""
     names = sorted(path.name for path in merged.folder.iterdir())
-    before = (merged.folder / "merged.json").read_bytes()
-    merged.merge(monkeypatch, "--parquet")
-    assert (merged.folder / "merged.json").read_bytes() == before
+    merged.merge(monkeypatch, "--parquet", "--min_length", 9000, "--seed", 7)
+    card = (merged.folder / "merged_dataset" / "README.md").read_text()
+    assert merged.report()["responses"]["kept"] == 0
+    assert "Of 20 responses 0 were kept" in card
+    assert "None was kept" in (merged.folder / "merged.report.html").read_text()
+    again = merged.merge(monkeypatch, "--parquet")
+    assert again == merged.records
     assert sorted(path.name for path in merged.folder.iterdir()) == names
 
 
@@ -239,7 +253,7 @@ def test_explain_prints_the_path_through_the_rules(merged, monkeypatch, capsys, 
 
 
 def test_explain_of_an_unknown_id_is_an_error(merged, monkeypatch):
-    with pytest.raises(ValueError, match="none of the 2 shards has a response with the id nobody"):
+    with pytest.raises(UserError, match="none of the 2 shards has a response with the id nobody"):
         merged.merge(monkeypatch, "--explain", "nobody")
 
 
@@ -250,6 +264,16 @@ def test_all_data_is_escaped(merged):
     assert "<img" not in page
     assert "&lt;script&gt;" in page and "&lt;/style&gt;" in page
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import""", page.replace("src=x onerror", ""))
+
+
+def test_help_and_refused_flags_need_no_large_library():
+    """Each was imported before the command line was looked at."""
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / SCRIPT)]
+    for flags in (["--help"], ["--seed", "x"]):
+        done = subprocess.run([*command, *flags], capture_output=True, text=True)
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "argparse" in imported
+        assert not imported & {"numpy", "pandas", "pyarrow", "jinja2", "torch", "ijson"}
 
 
 @pytest.mark.slow
