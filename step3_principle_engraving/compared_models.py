@@ -49,8 +49,8 @@ def check_model_flags(parser: argparse.ArgumentParser, args: argparse.Namespace)
 
 def model_folder(args: argparse.Namespace, side: str) -> str:
     """Where a model's tokenizer and configuration lie; an adapter's are its base's."""
-    known = {BASE: args.base_model, ENGRAVED: args.engraved_model or args.base_model}
-    return {**known, **getattr(args, "more_models", {})}[side]
+    known = {**getattr(args, "more_models", {}), ENGRAVED: args.engraved_model}
+    return known.get(side) or args.base_model
 
 
 def tokenizer_of(args: argparse.Namespace, side: str) -> DialogueTokenizer:

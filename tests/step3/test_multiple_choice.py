@@ -338,7 +338,7 @@ def test_base_and_adapter_in_place_of_an_export(
 ):
     code = run_main(
         evaluate_multiple_choice,
-        *("--base_model", random_model, "--adapter_dir", talking_run),
+        *("--base_model", random_model, "--adapter_dir", talking_run, "--device_map", "auto"),
         *("--data_files", question_files, "--output_file", tmp_path / "result.json"),
     )
     assert code == 0
