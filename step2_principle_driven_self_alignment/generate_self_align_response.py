@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base_model_check import EarlyCheck, read_principles
 from engine.launch_ranks import LaunchRanks, OtherRankError
 from filter_settings import FilterSettings
 from generation_report import GenerationReport, share_counts
@@ -206,7 +207,14 @@ def answer_prompts(
     if not args.ranks.leads_group:
         return sum(1 for _ in completions) == len(prompts)
     assigned = len(answered_before) + len(prompts)
-    report = GenerationReport(response_filter, writer, answered_before, assigned, samples=args.show)
+    report = GenerationReport(
+        response_filter,
+        writer,
+        answered_before,
+        assigned,
+        samples=args.show,
+        check=EarlyCheck(list(by_id), read_principles(work.principle_prompt)),
+    )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
         for completion in completions:
             record = response_record(by_id[completion.request.id], completion)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from base_model_check import EarlyCheck
 from prompt_format import SELF_ALIGN
 from response_filters import ResponseFilter
 from shard_writer import ShardWriter
@@ -31,15 +32,18 @@ class GenerationReport:
         assigned: int,
         *,
         samples: int,
+        check: EarlyCheck,
     ) -> None:
         """`answered_before`: finish reasons of the share's answers by id, whoever wrote them;
-        `assigned`: prompts of the share; `samples`: how many responses to log."""
+        `assigned`: prompts of the share; `samples`: how many responses to log; `check`: of the
+        base model."""
         self.finish_reasons: Counter[str] = Counter()
         self.kept = 0
         self.rejected: Counter[str] = Counter()
         self.output_tokens = 0
         self.assigned = assigned
         self._before = Counter(answered_before.values())
+        self._check = check
         self._filter = response_filter
         self._writer = writer
         self._samples_left = samples
@@ -71,6 +75,9 @@ class GenerationReport:
             self.kept += 1
         else:
             self.rejected[verdict.reason] += 1
+        dialogue = self._filter.settings.dialogue
+        if self._check.add(record, kept=verdict.kept, dialogue=dialogue):
+            logger.info("base model, by the first prompts: %s", self._check.verdict)
         if self._samples_left > 0:
             self._samples_left -= 1
             self._show_sample(record, "kept" if verdict.kept else f"rejected: {verdict.reason}")
@@ -113,6 +120,7 @@ class GenerationReport:
                 "prompts_answered": self.finish_reasons.total(),
                 "finish_reasons": {name: self.finish_reasons[name] for name in FINISH_REASONS},
                 "accepted": self.kept,
+                "base_model": self._check.verdict,
                 "rejected": dict(self.rejected.most_common()),
                 "output_tokens": self.output_tokens,
                 "seconds": round(self.seconds, 3),

@@ -210,10 +210,14 @@ def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
     assert "or fewer" in caplog.text
 
 
-def test_samples_are_shown(generate, arguments, caplog):
+def test_samples_and_a_verdict_on_the_base_are_shown(generate, arguments, tmp_path, caplog):
     caplog.set_level("INFO")
     assert generate(*arguments, "--limit", 3, "--show", 2) == 0
     assert caplog.text.count("User: Tell me about") == 2
+    verdict = "can't be told from fewer than 24 replies"
+    assert f"base model, by the first prompts: {verdict}" in caplog.text
+    status = json.loads(status_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
+    assert status["latest_launch"]["base_model"] == verdict
 
 
 def test_the_merge_gets_the_same_with_and_without_giving_up(
