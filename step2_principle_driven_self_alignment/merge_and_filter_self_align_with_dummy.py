@@ -90,8 +90,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rules = FilterSettings.from_arguments(args, published_rules=args.published_rules)
     run = find_run_shards(args.data_file_pattern)
+    if run.dialogue.rules == "none":
+        raise UserError(
+            f"{manifest_path(run.name)}: the run's prompt has rules = 'none' in its format; its "
+            "responses are no self-aligned ones, and nothing here fits them"
+        )
+    rules = FilterSettings.from_arguments(args, run.dialogue, args.published_rules)
     if args.explain is not None:
         print(explain(args.explain, run, ResponseFilter(rules)))
         return
