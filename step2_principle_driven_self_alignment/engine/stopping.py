@@ -18,7 +18,7 @@ class ResponseText:
         self._reply_marker = prompt_format.reply_marker.encode()
         self._next_turn = re.compile(prompt_format.next_turn.pattern.encode())
         self._longest_marker = len(prompt_format.end_marker.encode())
-        self._replied = False
+        self._replied = not self._reply_marker
         self._search_from = 0
         self._end: int | None = None
 
