@@ -1,21 +1,29 @@
 """A loaded model with its keys and values: prefills the prefix and new prompts, decodes a token."""
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
 from engine.attention import CachedAttention, CacheShape, KeyValueCache, PrefixPiece
 from engine.checkpoint import Checkpoint
+from engine.compiled_operations import compile_operations
+from engine.device import runs_flash_attention
+from engine.flash_operations import FlashOperations
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
 from engine.linear import pack_weights
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
 from engine.model_config import ModelConfig
-from engine.operations import choose_operations
+from engine.operations import Operations
 from engine.sampler import SamplingSettings
 from engine.step_graphs import StepGraphs
 from engine.weights import WeightLoader
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -147,3 +155,25 @@ class Decoder:
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""
         self.cache.move(source, target, tokens)
+
+
+def choose_operations(
+    device: torch.device, dtype: torch.dtype, head_dim: int, queries_per_kv_head: int
+) -> Operations:
+    """The fastest that the device can run."""
+    if runs_flash_attention(device, dtype, head_dim):
+        return FlashOperations(head_dim, varlen_attn)
+    if device.type == "cuda":
+        _say_plain_is_slow(device, dtype)
+        return Operations(head_dim)
+    return compile_operations(head_dim, queries_per_kv_head, dtype) or Operations(head_dim)
+
+
+@functools.cache
+def _say_plain_is_slow(device: torch.device, dtype: torch.dtype) -> None:
+    logger.warning(
+        "%s in %s: FlashAttention needs compute capability 8.0 and 16-bit numbers, so attention "
+        "runs operator by operator, several times slower",
+        torch.cuda.get_device_name(device),
+        str(dtype).removeprefix("torch."),
+    )
