@@ -82,10 +82,10 @@ def parse_args() -> argparse.Namespace:
     add(
         "--near_duplicate_threshold",
         type=fraction,
-        default=0.8,
+        default=1.0,
         metavar="FRACTION",
-        help="share of word 5-shingles (Jaccard) from which two prompts count as one; 1 keeps all "
-        "but those with the same shingles",
+        help="prompts of the same content words count as one; below 1 also those that share this "
+        "much of them (Jaccard of 5-shingles), although they may ask for something else",
     )
     add(
         "--decontaminate_against",
@@ -250,6 +250,8 @@ def without_benchmark_questions(
     prompts: list[MeasuredPrompt], questions: BenchmarkQuestions, output: PromptOutput
 ) -> list[MeasuredPrompt]:
     """The prompts that give no benchmark's question away."""
+    if not questions:
+        return prompts
     kept = []
     for prompt in progress_bar("decontamination", prompts, unit="prompts"):
         leak = questions.find(prompt.text)
@@ -263,7 +265,7 @@ def without_benchmark_questions(
 def without_near_duplicates(
     prompts: list[MeasuredPrompt], threshold: float, output: PromptOutput
 ) -> list[MeasuredPrompt]:
-    """The first of each cluster of prompts that share most of their word 5-shingles."""
+    """The first of each cluster of prompts that ask for the same in the same words of weight."""
     from deduplication import find_near_duplicates  # slow to import
 
     stands_for = find_near_duplicates([prompt.text for prompt in prompts], threshold)

@@ -36,6 +36,8 @@ class CleaningRule:
 
 def clean_prompt(text: str, applied: Counter[str] | None = None) -> str:
     """The text without residue; `applied` counts the rules that changed something."""
+    if not text:
+        return text
     used = set()
     for _ in range(MOST_ROUNDS):
         before = text
@@ -54,6 +56,18 @@ def clean_prompt(text: str, applied: Counter[str] | None = None) -> str:
 def _replace(pattern: str, replacement: str = "") -> Callable[[str], str]:
     compiled = re.compile(pattern)
     return lambda text: compiled.sub(replacement, text)
+
+
+def _replace_unprintable(pattern: str, replacement: str = "") -> Callable[[str], str]:
+    """For patterns of characters that print nothing: most texts hold none but line feeds."""
+    compiled = re.compile(pattern)
+
+    def replace(text: str) -> str:
+        if text.isprintable() or text.replace("\n", "").isprintable():
+            return text
+        return compiled.sub(replacement, text)
+
+    return replace
 
 
 def _button(label: str) -> Callable[[str], str]:
@@ -123,21 +137,21 @@ def _strip_edges(text: str) -> str:
 RULES = (
     CleaningRule(
         "line_endings",
-        _replace(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n"),
+        _replace_unprintable(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n"),
         "one\r\ntwo\u2028three",
         "one\ntwo\nthree",
         r"Replace \r\n by \n in this file.",
     ),
     CleaningRule(
         "control_characters",
-        _replace(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]"),
+        _replace_unprintable(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]"),
         "Hello\x00 wor\x08ld",
         "Hello world",
         "a\tb\nc",
     ),
     CleaningRule(
         "zero_width",
-        _replace(
+        _replace_unprintable(
             rf"(?<!{WORD_BREAKS_MATTER})\u200b|{INVISIBLE}(?<!\u200b)"
             r"|(?:\A|(?<=[\x00-\x7f]))[\u200c\u200d]+|[\u200c\u200d]+(?=[\x00-\x7f]|\Z)"
         ),
@@ -147,7 +161,7 @@ RULES = (
     ),
     CleaningRule(
         "odd_spaces",
-        _replace(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f]", " "),
+        _replace_unprintable(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f]", " "),
         "Brand:\u00a0X\u2009Y",
         "Brand: X Y",
         "名前\u3000住所\tcity",
