@@ -28,6 +28,7 @@ from command_line import (
     run_script,
 )
 from decontamination import BenchmarkQuestions
+from non_prompts import non_prompt_reason
 from normalized_text import normalized_key
 from preparation_report import PreparationReport
 from prompt_collections import CandidatePrompt, read_dolly, read_oasst, read_prompt_records
@@ -184,7 +185,7 @@ def read_candidates(
 
 
 def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterator[dict[str, Any]]:
-    """The candidates that are wanted, as records, without the residue of pages."""
+    """The candidates that are wanted and ask for something, without the residue of pages."""
     cleaned = output.report.cleaned
     for candidate in candidates:
         reason = candidate.reason or text_reason(candidate)
@@ -193,10 +194,11 @@ def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterat
             continue
         instruction = clean_prompt(candidate.instruction, cleaned)
         input_text = clean_prompt(candidate.input, cleaned)
-        if instruction:
-            yield prompt_record(instruction, candidate.source, input_text, candidate.extra)
+        reason = non_prompt_reason(instruction) if instruction and not input_text else None
+        if not instruction or reason:
+            output.drop(candidate.source, reason or "empty", candidate.instruction)
         else:
-            output.drop(candidate.source, "empty", candidate.instruction)
+            yield prompt_record(instruction, candidate.source, input_text, candidate.extra)
 
 
 def text_reason(candidate: CandidatePrompt) -> str | None:

@@ -97,7 +97,7 @@ def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], 
 
 def load_required_opening(path: Path) -> str:
     """The one line of the file; UserError if there is none, or more than one."""
-    lines = _read_text(path, "--required_opening_file").strip().split("\n")
+    lines = read_text(path, "--required_opening_file").strip().split("\n")
     if len(lines) != 1 or not lines[0]:
         count = 0 if not lines[0] else len(lines)
         raise UserError(f"{path} has {count} lines; it must hold one, the required opening")
@@ -111,7 +111,7 @@ def load_blacklist(path: Path) -> dict[str, str]:
     Raises UserError with file and line where the phrase is missing.
     """
     phrases = {}
-    for row, line in enumerate(_read_text(path, "--blacklist_file").split("\n"), start=1):
+    for row, line in enumerate(read_text(path, "--blacklist_file").split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         phrase, _, example = line.partition("\t")
@@ -121,7 +121,8 @@ def load_blacklist(path: Path) -> dict[str, str]:
     return phrases
 
 
-def _read_text(path: Path, flag: str) -> str:
+def read_text(path: Path, flag: str) -> str:
+    """A hand-written text without its byte-order mark; UserError if it can't be read."""
     if not path.is_file():
         raise UserError(f"{flag} {path}: there is no such file")
     try:

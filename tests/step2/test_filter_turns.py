@@ -99,7 +99,7 @@ def merged_reply(tmp_path, monkeypatch):
     def merge(reply, **fields):
         run = Run(tmp_path)
         run.shard(1, 0, [answer(0, reply=reply, **fields)])
-        records = responses_among(run.merge(monkeypatch))
+        records = responses_among(run.merge(monkeypatch, "--allow_empty"))
         return records[0] if records else None
 
     return merge

@@ -7,6 +7,7 @@ the same tokens whatever the batch, the groups or the interruptions were.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from response_shards import ResponseReader, find_shards, run_name, shard_path, s
 from user_error import run_script as run_main
 
 SCRIPT = "step2_principle_driven_self_alignment/generate_self_align_response.py"
-PROMPTS = 24
+MERGE = "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py"
+KILLS = int(os.environ.get("SELF_ALIGN_KILLS", "4"))  # more by hand
+PROMPTS = max(24, 8 * KILLS // 8 * 8)
 
 
 @pytest.fixture(scope="module")
@@ -222,12 +225,13 @@ def test_the_merge_gets_the_same_with_and_without_giving_up(
         output_file = tmp_path / name / "run.jsonl"
         arguments[arguments.index("--output_file") + 1] = str(output_file)
         # Hot sampling, so that many responses leave the format.
-        assert generate(*arguments, "--temperature", "1.3", "--top_p", "1", *flags) == 0
+        hot = ("--temperature", "1.2", "--top_p", "1", "--min_length", 20)
+        assert generate(*arguments, *hot, *flags) == 0
         done = run_script(
-            "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py",
+            MERGE,
             *("--data_file_pattern", tmp_path / name / "run_1shards_*.jsonl"),
             *("--dummy_data_file", repository / "dummy_data" / "vicuna_dummy_data.json"),
-            *("--output_file", tmp_path / f"{name}.json"),
+            *("--output_file", tmp_path / f"{name}.json", "--min_length", 20),
         )
         assert done.returncode == 0, done.stderr
         merged[name] = json.loads((tmp_path / f"{name}.json").read_text())
@@ -236,26 +240,83 @@ def test_the_merge_gets_the_same_with_and_without_giving_up(
     late = responses(tmp_path / "late/run.jsonl").values()
     assert "abandoned" not in {row["finish_reason"] for row in late}
     assert merged["early"] == merged["late"]
+    assert any(record["source"] != "dummy" for record in merged["early"])
+
+
+@pytest.fixture
+def merge(run_script, tmp_path):
+    """Merges all shards of the run in tmp_path; the kept responses by id, and the report."""
+
+    def run(*flags):
+        done = run_script(
+            *(MERGE, "--data_file_pattern", tmp_path / "out" / "run_*shards_*.jsonl"),
+            *("--output_file", tmp_path / "merged.json", "--min_length", 20, *flags),
+        )
+        assert done.returncode == 0, done.stderr
+        records = json.loads((tmp_path / "merged.json").read_text())
+        report = json.loads((tmp_path / "merged.report.json").read_text())
+        generated = [record for record in records if record["source"] != "dummy"]
+        assert len({record["id"] for record in generated}) == len(generated)
+        return {record["id"]: record["output"] for record in generated}, report["run"]
+
+    return run
+
+
+def cut_last_line(shard, count):
+    """Takes bytes off a shard's end, as a kill in the middle of a write leaves it."""
+    os.truncate(shard, max(0, shard.stat().st_size - count))
+
+
+def test_a_torn_shard_of_another_group_count_is_no_hindrance(
+    generate, arguments, tmp_path, reference, merge
+):
+    """A shard of 2 groups with a torn line blocked every merge after a change to 3 groups."""
+    for rank in (0, 1):
+        flags = ("--group_size", 2, "--group_rank", rank, "--limit", 9)
+        assert generate(*arguments, *flags) == 0
+    cut_last_line(shard_path(tmp_path / "out" / "run", 2, 1), 30)
+    for rank in (0, 1, 2):
+        assert generate(*arguments, "--group_size", 3, "--group_rank", rank) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+    kept, run = merge()
+    assert kept and run["gaps"] == ""
+    assert run["torn_shards"] == ["run_2shards_1.jsonl"] and run["repeated_answers"] == 0
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(repository, arguments, tmp_path, reference):
-    """kill -9 at any time, then other group counts: the same responses, each once."""
+def test_kills_at_random_moments_change_nothing(
+    repository, arguments, tmp_path, reference, merge, run_script
+):
+    """kill -9 at any time and cut files, then other group counts: the same responses, each once."""
     draw = random.Random(11)
-    for size, rank in [(1, 0), (3, 1), (2, 0), (1, 0)]:
-        flags = ["--slots", "4", "--group_size", str(size), "--group_rank", str(rank)]
+    for _ in range(KILLS):
+        size = draw.choice([1, 2, 3])
+        flags = ["--slots", "4", "--group_size", size, "--group_rank", draw.randrange(size)]
         process = start(repository, [*arguments, *flags])
         before = len(responses(tmp_path / "out/run.jsonl"))
-        wait_for_responses(tmp_path / "out/run.jsonl", before + 1, process)
+        if draw.random() < 0.8:  # the others die while they start
+            wait_for_responses(tmp_path / "out/run.jsonl", before + 1, process)
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.communicate()
-        shard = max(find_shards(tmp_path / "out" / "run"), key=lambda path: path.stat().st_mtime)
-        if shard.stat().st_size > 200:
-            os.truncate(shard, shard.stat().st_size - draw.randint(0, 100))
-    process = start(repository, arguments)
-    assert process.communicate()[1] is not None and process.returncode == 0
+        for shard in find_shards(tmp_path / "out" / "run")[-1:]:
+            cut_last_line(shard, draw.randint(0, 100))
+    for rank in (0, 1, 2):
+        process = start(repository, [*arguments, "--group_size", 3, "--group_rank", rank])
+        assert process.communicate()[1] is not None and process.returncode == 0
     assert responses(tmp_path / "out/run.jsonl") == reference
+    kept, run = merge()
+    print(f"{KILLS} kills, {len(find_shards(tmp_path / 'out' / 'run'))} shards; {run}")
+    undisturbed = tmp_path / "undisturbed" / "run_1shards_0.jsonl"
+    undisturbed.parent.mkdir()
+    undisturbed.write_text("".join(json.dumps(row) + "\n" for row in reference.values()))
+    done = run_script(
+        *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20),
+        *("--output_file", tmp_path / "expected.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+    assert len(kept) > PROMPTS // 2
 
 
 @pytest.mark.slow
@@ -308,6 +369,7 @@ def test_an_error_of_rank_0_ends_every_rank_with_one_line(repository, arguments,
     _, log = process.communicate(timeout=60)
     assert process.returncode != 0
     assert log.count("no such prompt file") == 1
+    assert set(re.findall(r"exitcode\s*:\s*(\d+)", log)) == {"2"}
 
 
 @pytest.mark.parametrize(
@@ -332,7 +394,35 @@ def test_usage_errors(generate, capsys, tmp_path, flags, message):
     with pytest.raises(SystemExit) as caught:
         generate(*required, *flags)
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 2 and "--help" in error
+
+
+def test_rank_0_alone_names_a_wrong_flag(run_script):
+    for rank, lines in (("0", 2), ("1", 0)):
+        done = run_script(SCRIPT, "--no_such_flag", env={"RANK": rank, "WORLD_SIZE": "2"})
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == lines
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--no_such_flag"], ["--slots", "x"]])
+def test_flags_are_answered_before_anything_heavy_is_imported(flags, repository):
+    """Whoever asks for help waits a tenth of a second, not ten."""
+    code = (
+        "import runpy, sys, time; script = sys.argv[1]; sys.argv[:] = sys.argv[1:]\n"
+        "try: runpy.run_path(script, run_name='__main__')\n"
+        "except SystemExit: print(time.process_time(), file=sys.stderr)\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(repository / SCRIPT), *flags],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(Path(repository, SCRIPT).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stderr.splitlines()[-1]) < 0.3
 
 
 def test_what_is_missing_is_named_in_one_line(run_script, tmp_path, repository):
