@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     add("--tensor_parallel", type=int, help="processes a group; all of the launch if not given")
     add("--group_size", type=int, help="groups of the run; those of this launch if not given")
     add("--group_rank", type=int, default=0, help="index of this launch's first group in the run")
-    add("--slots", type=int, default=64, help="prompts that are answered at a time")
+    add("--slots", type=slot_count, default="auto", help="prompts at a time; auto: what fits")
     add("--max_own_tokens", type=int, default=768, help="tokens of user prompt and response")
     add("--max_new_tokens", type=int, default=512, help="tokens of a response")
     add("--temperature", type=float, default=0.7, help="0 takes the likeliest token")
@@ -84,6 +84,11 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     check_args(parser, args)
     return args
+
+
+def slot_count(text: str) -> int | None:
+    """A number of slots; None, for the engine to choose, where it is `auto`."""
+    return None if text == "auto" else int(text)
 
 
 def main() -> int:
@@ -143,7 +148,10 @@ def look_up_work(args: argparse.Namespace) -> LaunchWork:
     principle_prompt = read_principle_prompt(args.prompt_file)
     rules = FilterSettings.from_arguments(args)
     manifest = describe_run(args, prompts, principle_prompt, rules)
-    manifest.check(manifest_path(run_name(args.output_file)))
+    if manifest.weights:
+        manifest.check(manifest_path(run_name(args.output_file)))
+    else:
+        logger.warning("%s holds no weights yet; the run needs them", args.model_dir)
     wanted = {prompt["id"] for prompt in prompts[: args.limit]}
     groups = range(args.group_rank, args.group_rank + args.ranks.group_count)
     dealt = [deal_prompts(prompts, args.group_size, rank) for rank in groups]
@@ -255,7 +263,7 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     """Shows memory plan, first prompt and token counts; loads no weights and writes nothing."""
     if not args.ranks.leads_launch:
         return EXIT_DONE
-    from engine.engine import plan_memory
+    from engine.engine import describe_gpus, plan_memory
     from engine.tokenizer import load_tokenizer
 
     settings = engine_settings(args, work)
@@ -265,6 +273,7 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     room = args.max_own_tokens - args.max_new_tokens
     plan = plan_memory(settings)
     logger.info("%s", plan)
+    logger.info("%s", describe_gpus(settings))
     if own_parts:
         logger.info("the first assembled prompt:\n%s%s", work.principle_prompt, own_parts[0])
     logger.info(
@@ -288,7 +297,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.group_size = args.ranks.group_count
     least = dict.fromkeys(("slots", "max_own_tokens", "max_new_tokens", "group_size"), 1)
     for name, limit in {**least, "group_rank": 0, "temperature": 0, "show": 0}.items():
-        if getattr(args, name) < limit:
+        value = getattr(args, name)
+        if value is not None and not limit <= value < float("inf"):
             parser.error(f"--{name} is {getattr(args, name)}; give {limit} or more")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}; give 1 or more, or leave it out")

@@ -33,7 +33,12 @@ from engine.generation import Completion, EngineStatistics, Generation, GiveUp
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
 from engine.memory_plan import MemoryPlan
-from engine.model_config import ModelConfig, load_model_config
+from engine.model_config import (
+    ModelConfig,
+    load_model_config,
+    refuse_lfs_pointer,
+    weight_files,
+)
 from engine.sampler import SamplingSettings
 from engine.scheduler import Request, Scheduler
 from engine.tokenizer import Tokenizer, load_tokenizer
@@ -51,6 +56,11 @@ __all__ = [
 SMALLEST_ADMISSION = 8  # prompts that are prefilled together
 AGREE_EVERY = 8  # steps between two looks at whether to drain
 GPUS_OF_A_NODE = (1, 2, 4, 8)
+SHORTEN = "shorten the prompt or lower --max_own_tokens"
+LLAMA_1 = (
+    "by its params.json this is LLaMA 1, which can't hold the prompt: take LLaMA 2 or a later base "
+    'model (if it is LLaMA 2, put "max_seq_len": 4096 into params.json)'
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +115,8 @@ def _prepare(settings: EngineSettings) -> _Launch:
     config = load_model_config(folder)
     tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
     prefix = tokenizer.encode_prefix(settings.prefix_text)
+    for file in weight_files(folder):
+        refuse_lfs_pointer(file)
     _check_sizes(settings, config, len(prefix))
     _check_vocabulary(tokenizer, config)
     device = choose_device(settings.device)
@@ -252,7 +264,7 @@ def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: i
             raise UserError(
                 f"{settings.model_dir}: the prompt's {prefix_tokens} tokens and --max_own_tokens "
                 f"{settings.max_own_tokens} come to {tokens}, and the model's {name} is {limit}; "
-                "shorten the prompt or lower --max_own_tokens"
+                f"{LLAMA_1 if config.family == 'LLaMA 1' else SHORTEN}"
             )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from user_error import UserError
 
@@ -111,21 +112,15 @@ def describe_gpus(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]
 
     `plan_for(degree, bytes available)` plans for a model that is spread over `degree` GPUs.
     """
-    lines = ["GPUs a model  weights on each  prefix  a slot   most slots on " + "  ".join(
-        f"{gib:>2} GB" for gib in GPU_SIZES
-    )]  # fmt: skip
+    rows = []
     for degree in degrees:
-        plans = []
-        for gib in GPU_SIZES:
-            total = int(gib * GIB * USABLE_GPU_SHARE)
-            plans.append(plan_for(degree, total - gpu_reserve(total)))
-        most = "  ".join(f"{max(p.largest_slots, 0) or '-':>5}" for p in plans)
-        one = plans[0]
-        lines.append(
-            f"{degree:>12}  {one.weights / GIB:>10.2f} GiB  {one.prefix / GIB:>6.2f}  "
-            f"{one.slot / GIB:>6.3f}                  {most}"
-        )
-    return "\n".join(lines)
+        totals = [int(gib * GIB * USABLE_GPU_SHARE) for gib in GPU_SIZES]
+        plans = [plan_for(degree, total - gpu_reserve(total)) for total in totals]
+        lies = {name: getattr(plans[0], name) / GIB for name in ("weights", "prefix", "slot")}
+        fits = [str(max(plan.largest_slots, 0) or "none") for plan in plans]
+        names = [f"slots on {gib} GB" for gib in GPU_SIZES]
+        rows.append({"GPUs": degree} | lies | dict(zip(names, fits, strict=True)))
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f} GiB".format)
 
 
 def _count_weights(config: ModelConfig, layout: HeadLayout) -> int:

@@ -3,6 +3,7 @@
 The recited texts are cut into tokens where it hurts: in the middle of markers and characters.
 """
 
+import json
 import shutil
 
 import pytest
@@ -187,6 +188,16 @@ def test_a_missing_cuda_device_is_told(reciting_model):
 def test_the_tokenizer_of_another_model_is_refused(tiny_model):
     with pytest.raises(UserError, match=r"tokenizer has \d+ tokens and the model 506"):
         make_engine(tiny_model("llama2"), tokenizer_path=tiny_model("llama3") / "tokenizer.json")
+
+
+def test_llama_1_is_refused_by_its_name_as_it_cannot_hold_the_prompt(tiny_model, tmp_path):
+    params = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-6}
+    (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": -1}))
+    shutil.copy(tiny_model("llama2") / "tokenizer.model", tmp_path)
+    with pytest.raises(
+        UserError, match=r"is 2048; by its params\.json this is LLaMA 1, which can't"
+    ):
+        make_engine(tmp_path, max_own_tokens=2048)
 
 
 def spoil(folder, target, tensor, change):

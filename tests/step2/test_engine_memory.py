@@ -131,10 +131,11 @@ def test_the_gpus_that_would_do_are_told_without_one(tiny_model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, **large, "dtype": "bfloat16"}))
     told = describe_gpus(settings(tmp_path, dtype="auto"))
     rows = {line.split()[0]: line.split() for line in told.splitlines()[2:]}
+    assert rows["8"][1:7:2] == ["15.942", "0.001", "0.003"]  # GiB: weights, prefix, a slot
     assert "bfloat16" in told
     assert [*rows] == ["1", "2", "4", "8"]
-    assert rows["1"][-4:] == ["-"] * 4
-    assert int(rows["4"][-4]) > 512 and rows["4"][-2:] == ["-"] * 2
+    assert rows["1"][-4:] == ["none"] * 4
+    assert int(rows["4"][-4]) > 512 and rows["4"][-2:] == ["none"] * 2
     assert int(rows["8"][-4]) > int(rows["8"][-3]) > int(rows["8"][-2]) > 64
 
 
