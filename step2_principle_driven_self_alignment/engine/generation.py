@@ -115,6 +115,8 @@ class Generation:
         self.statistics = statistics
         self.give_up = give_up
         self.prompt_format = prompt_format
+        forbidden = sorted(eos_ids) if prompt_format.forbid_eos else []
+        self._forbidden = torch.tensor(forbidden, dtype=torch.int64, device=decoder.device)
         self.lag = 1 if decoder.device.type == "cuda" else 0
         self._sampled: deque[_Sampled] = deque()
         self._checksum = 0
@@ -176,12 +178,16 @@ class Generation:
         """Samples the next token of the sequences in the slots from `first` on."""
         slots = slice(first, first + len(sequences))
         with self.statistics.stage("sampling"):
+            # A hidden state that overflowed makes all logits of its row NaN.
+            is_finite = logits[:, 0].isfinite()
+            if len(self._forbidden):
+                with torch.inference_mode():
+                    logits.index_fill_(1, self._forbidden, float("-inf"))
             _, _, sampled, keys = self._state[:, slots]
             tokens = self.decoder.sample(logits, keys, sampled, self.sampling)
             self._state[0, slots] = tokens
             self._state[2, slots] += 1
-            # A hidden state that overflowed makes all logits of its row NaN.
-            tokens = tokens.where(logits[:, 0].isfinite(), NO_TOKEN)
+            tokens = tokens.where(is_finite, NO_TOKEN)
         for sequence in sequences:
             sequence.sampled_tokens += 1
         arrived = None
