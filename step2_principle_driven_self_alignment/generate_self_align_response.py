@@ -251,7 +251,7 @@ def answer_prompts(
         answered_before,
         assigned,
         statistics=engine.statistics,
-        slots=args.slots,
+        slots=engine.slots,
         samples=args.show,
     )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):

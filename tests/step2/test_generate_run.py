@@ -480,7 +480,7 @@ OPENING, BLACKLIST, OUTPUT = "--required_opening_file", "--blacklist_file", "--o
 BAD_INPUTS = [  # flag, file's name, its content (None: it isn't there), exit code, the line
     (MODEL, "nowhere", None, 2, "nowhere is no folder; --model_dir takes"),
     (MODEL, "empty/x", "", 2, "has neither config.json nor params.json"),
-    ("--tokenizer_path", "none.model", None, 2, "no tokenizer: "),
+    ("--tokenizer_path", "none.model", None, 2, "no tokenizer at "),
     (PROMPTS_FLAG, "none.json", None, 2, "no such prompt file"),
     (PROMPTS_FLAG, "p.json", "[]", 2, "is empty: no prompts to answer"),
     (PROMPTS_FLAG, "p.json", '[{"instruction": "a"}, {"instr', 2, "row 2: malformed JSON"),
