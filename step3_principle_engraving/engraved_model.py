@@ -62,7 +62,8 @@ def load_base_model(
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The base model on `device`. `bits=4` quantises it to NF4 with double quantisation.
+    """The base model on `device`, where `auto` spreads it over all GPUs. `bits=4` quantises it to
+    NF4 with double quantisation.
 
     `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
     own.
@@ -76,12 +77,12 @@ def load_base_model(
             model_name_or_path,
             dtype=dtype,
             attn_implementation=attention,
-            device_map={"": device},
+            device_map="auto" if device == "auto" else {"": device},
             quantization_config=nf4_config(dtype) if bits == 4 else None,
         )
     except (OSError, ValueError) as error:
         raise UserError(_loading_advice("model", model_name_or_path, error)) from error
-    if bits == 4 and torch.device(device).type == "cpu":
+    if bits == 4 and model.device.type == "cpu":
         _keep_weights_as_quantised(model)
     if attention != "sdpa" and not model._supports_attention_backend:
         raise UserError(

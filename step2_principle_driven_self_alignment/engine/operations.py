@@ -1,26 +1,21 @@
 """What a step does between its matrix products, in plain PyTorch.
 
 This is the reference, and the way out where nothing faster runs: `compiled_operations` does the
-same in C loops, `flash_operations` the attention with PyTorch's own kernels on a GPU;
-`choose_operations` takes what the device can run. Shapes: N tokens, K key/value heads of G query
-heads each, D numbers in a head.
+same in C loops, `flash_operations` the attention with PyTorch's own kernels on a GPU. Shapes: N
+tokens, K key/value heads of G query heads each, D numbers in a head.
 """
 
-import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from engine.device import runs_flash_attention
 from engine.sampler import sample
 
-TOKENS_AT_A_TIME = 4  # in `own_attention`, which copies the keys that each of them sees
+# In `own_attention`, which copies the keys that each of them sees; a GPU waits for its launches.
+TOKENS_AT_A_TIME = {"cpu": 4, "cuda": 16}
 PREFIX_ALIGNMENT = 32  # matrix products dislike odd sizes
-
-logger = logging.getLogger(__name__)
 
 
 def padded_prefix(tokens: int) -> int:
@@ -87,6 +82,16 @@ class Operations:
         queries = self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
         behind = self._prefix_attention(batch, queries, prefix)
         return self.own_attention(queries, *own, batch.slots, batch.positions, *behind)
+
+    def cache_write(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+    ) -> None:
+        """Only rotates and stores the keys and values of `attention`'s tokens."""
+        self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
 
     def rotary_cache_write(
         self,
@@ -170,7 +175,8 @@ class Operations:
         columns = (queries.view(by_token), prefix.view(by_token))
         sums = (highest.view(by_token[:3]), totals.view(by_token[:3]))
         outputs = []
-        for some in torch.arange(len(slots), device=slots.device).split(TOKENS_AT_A_TIME):
+        everyone = torch.arange(len(slots), device=slots.device)
+        for some in everyone.split(TOKENS_AT_A_TIME[slots.device.type]):
             longest = int(positions[some].max()) + 1
             keys = own_keys[slots[some], :, :longest].float()  # [some, K, longest, D]
             values = own_values[slots[some], :, :longest].float()
@@ -211,31 +217,3 @@ def rotary_embedding(
     rotated = torch.addcmul(rotated * cosines[:, None], swapped, sines[:, None])
     queries, keys = rotated.split((rotated.shape[1] - kv_heads, kv_heads), dim=1)
     return queries, keys, values
-
-
-def choose_operations(
-    device: torch.device, dtype: torch.dtype, head_dim: int, queries_per_kv_head: int
-) -> Operations:
-    """The fastest that the device can run."""
-    if runs_flash_attention(device, dtype, head_dim):
-        from torch.nn.attention.varlen import varlen_attn
-
-        from engine.flash_operations import FlashOperations
-
-        return FlashOperations(head_dim, varlen_attn)
-    if device.type == "cuda":
-        _say_plain_is_slow(device, dtype)
-        return Operations(head_dim)
-    from engine.compiled_operations import compile_operations
-
-    return compile_operations(head_dim, queries_per_kv_head, dtype) or Operations(head_dim)
-
-
-@functools.cache
-def _say_plain_is_slow(device: torch.device, dtype: torch.dtype) -> None:
-    logger.warning(
-        "%s in %s: FlashAttention needs compute capability 8.0 and 16-bit numbers, so attention "
-        "runs operator by operator, several times slower",
-        torch.cuda.get_device_name(device),
-        str(dtype).removeprefix("torch."),
-    )

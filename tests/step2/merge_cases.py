@@ -7,8 +7,10 @@ from pathlib import Path
 
 from prompt_file import prompt_id_of, read_prompts
 from response_shards import encode_row, manifest_path, shard_path
-from run_manifest import RunManifest, hash_prompt_ids
+from run_manifest import RunManifest, hash_prompt_ids, hash_text
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRINCIPLE_PROMPT = REPOSITORY / "prompts" / "watson_self_align_prompt.txt"
 OPENING = "Before I answer, I consider which of my principles apply here."
 REPLY = (
     "Rivers carry sand to the sea, where waves sort the grains by weight and wind blows the "
@@ -62,7 +64,7 @@ class Run:
             ("model_config", "weights", "tokenizer", "principle_prompt", "filter_rules"), "0"
         )
         RunManifest(
-            **texts,
+            **{**texts, "principle_prompt": hash_text(PRINCIPLE_PROMPT.read_text().rstrip())},
             keep_going=False,
             temperature=0.7,
             top_p=0.95,

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from filter_settings import FilterSettings
-from merge_and_filter_self_align_with_dummy import JudgingSettings, named_reply
 from response_filters import ResponseFilter
+from response_judging import JudgingSettings, named_reply
 from step2.merge_cases import OPENING, REPLY
 
 BLACKLIST = {"Lisbon": "the weather"}

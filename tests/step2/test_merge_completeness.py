@@ -258,7 +258,7 @@ def test_an_output_folder_that_is_missing_is_refused(run, refused):
     ("content", "message"),
     [
         ("[]", "dummy.json is empty"),
-        ("[{", "dummy.json: malformed JSON"),
+        ("[{", "dummy.json, row 1: malformed JSON"),
         ('[{"conversations": []}]', "dummy.json, row 1: no conversation"),
         ('[{"conversations": [{"from": "gpt", "value": "x"}]}]', "row 1: turn 1 is not from"),
         ('[{"conversations": [{"from": "human", "value": "x"}]}]', "row 1: the last turn"),
