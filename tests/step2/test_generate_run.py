@@ -552,6 +552,24 @@ def test_marks_that_editors_put_in_front_are_no_part_of_a_text(
     assert found == {prompt_id: reference[prompt_id] for prompt_id in sorted(reference)[:5]}
 
 
+def test_a_file_that_may_not_grow_ends_the_launch_with_one_line(
+    repository, arguments, tmp_path, reference, generate
+):
+    """As a full disk does: what is answered stays, and the next launch goes on."""
+    command = [sys.executable, str(repository / SCRIPT), *map(str, arguments), "--slots", "2"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert "run_1shards_0.jsonl: file too large; raise the limit (`ulimit -f`)" in error
+    assert "Traceback" not in done.stderr
+    before = len(responses(tmp_path / "out/run.jsonl"))
+    assert 0 < before < PROMPTS
+    assert generate(*arguments) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
+
+
 def test_a_generation_that_keeps_nothing_says_so(generate, arguments, tmp_path, caplog):
     opening = write(tmp_path / "opening.txt", "Nobody opens like this.")
     assert generate(*arguments, "--limit", 8, OPENING, opening) == 0
