@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the pinned requirements.
-# `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free.
+# `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free. An interpreter
+# that the caller named in PYTHON and that has all packages already is used as it is.
 
 # Threads that wait must not spin: where others use the cores too, small models ran eight times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
@@ -14,6 +15,11 @@ fail() {
 
 is_supported() { # a Python that the pinned packages exist for
   "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null
+}
+
+has_packages() { # PYTHON FILE
+  local missing
+  [[ $1 ]] && is_supported "$1" && missing=$("$1" "$ROOT/scripts/missing_packages.py" "$ROOT/$2") && [[ ! $missing ]]
 }
 
 find_python() {
@@ -31,18 +37,22 @@ find_python() {
 make_venv() {
   local python
   python=$(find_python)
-  echo "Creating $ROOT/.venv with $("$python" --version)"
+  echo "Creating $ROOT/.venv with $("$python" --version)" >&2
   "$python" -m venv --clear "$ROOT/.venv" ||
     fail "'$python -m venv' failed. On Debian or Ubuntu: apt-get install python3-venv"
 }
 
 prepare_environment() { # FILE: requirements.txt or requirements-dev.txt
   local wanted stamp=$ROOT/.venv/installed-$1
+  if has_packages "${PYTHON:-}" "$1"; then
+    [[ $PYTHON != */* ]] || PYTHON=$(realpath --no-symlinks "$PYTHON")
+    return
+  fi
   is_supported "$ROOT/.venv/bin/python" || make_venv
   PYTHON=$ROOT/.venv/bin/python
   wanted=$(cat "$ROOT"/requirements*.txt)
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
-    echo "Installing the packages of $1 into .venv (once; some minutes)"
+    echo "Installing the packages of $1 into .venv (once; some minutes)" >&2
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1" ||
       fail "pip could not install $ROOT/$1; its message stands above. The packages come from PyPI," \
         "so a network connection or a mirror (PIP_INDEX_URL) is needed."

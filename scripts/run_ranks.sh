@@ -141,16 +141,14 @@ start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
 }
 
 supervise_ranks() { # until none is left; sets code
-  local pid nothing deadline=''
+  local nothing deadline=''
   exec {nothing}<> <(:)
   while ((${#ranks[@]})); do
     read -r -t 0.5 -u "$nothing" || true # waits without a process, which signals to the whole step would kill
-    for pid in "${!ranks[@]}"; do
-      kill -0 "$pid" 2>/dev/null || note_end "$pid"
-    done
+    note_ends
     [[ ! $draining ]] || drain_ranks
     note_failure_elsewhere
-    ((code == 0 || code == EXIT_DRAINED)) || end_ranks
+    ! has_failed || end_ranks
   done
 }
 
@@ -167,31 +165,50 @@ catches_usr1() { # PID
   mask=$(sed -n 's/^SigCgt:\s*//p' "/proc/$1/status" 2>/dev/null) && [[ $mask ]] && ((0x$mask & 1 << 9))
 }
 
-note_end() { # PID
-  local end=0 rank=${ranks[$1]}
-  wait "$1" 2>/dev/null || end=$?
-  unset "ranks[$1]"
-  case $end in
+note_ends() { # of ranks; those that are seen together have no order, so likely causes are noted first
+  local pid rank
+  local -A ends=()
+  for pid in "${!ranks[@]}"; do
+    ! kill -0 "$pid" 2>/dev/null || continue
+    rank=${ranks[$pid]} && ends[$rank]=0
+    wait "$pid" 2>/dev/null || ends[$rank]=$?
+    unset "ranks[$pid]"
+  done
+  for rank in "${!ends[@]}"; do ! is_cause "${ends[$rank]}" || note_end "$rank" "${ends[$rank]}"; done
+  for rank in "${!ends[@]}"; do is_cause "${ends[$rank]}" || note_end "$rank" "${ends[$rank]}"; done
+}
+
+# When a rank is killed or has a wrong setting, the others end with errors of their own, or abort.
+is_cause() { (($1 == EXIT_SETTINGS || ($1 > 128 && $1 != ABORTED && $1 != KILLED_BY_USR1))); }
+
+note_end() { # RANK EXIT_CODE
+  case $2 in
     0) ;;
-    "$EXIT_DRAINED") ((code != 0)) || code=$end ;;
-    "$KILLED_BY_USR1") # asked to drain while it was ending
+    "$EXIT_DRAINED" | "$KILLED_BY_USR1") # the latter if asked to drain while it was ending
       ((code != 0)) || code=$EXIT_DRAINED ;;
-    *) note_failure $end "rank $rank of $world_size on $THIS_NODE $(describe_end $end)" ;;
+    *) note_failure "$2" "rank $1 of $world_size on $THIS_NODE $(describe_end "$2")" ;;
   esac
 }
 
 describe_end() { # EXIT_CODE
   local remedy=''
   (($1 > 128)) || { echo "ended with exit code $1"; return; }
-  (($1 != 137)) || remedy=' (perhaps for want of memory)'
+  (($1 != 137)) || remedy=' (perhaps for lack of memory)'
   echo "was killed by SIG$(kill -l $(($1 - 128)))$remedy"
 }
 
+has_failed() { ((code != 0 && code != EXIT_DRAINED)); }
+
 note_failure() { # EXIT_CODE MESSAGE
+  if ! has_failed; then
+    code=$1 deadline=$((SECONDS + SECONDS_TO_EXPLAIN))
+    tell_other_nodes "$2"
+  elif (($1 == EXIT_SETTINGS)); then
+    return # all ranks have the same to say
+  elif is_cause "$1" && ! is_cause "$code"; then
+    code=$1
+  fi
   say "error: $2"
-  ((code == 0 || code == EXIT_DRAINED)) || return 0
-  code=$1 deadline=$((SECONDS + SECONDS_TO_EXPLAIN))
-  tell_other_nodes "$2"
 }
 
 end_ranks() {
@@ -217,6 +234,6 @@ tell_other_nodes() { # MESSAGE
 }
 
 note_failure_elsewhere() {
-  ((NODES_PER_GROUP > 1)) && [[ -e $failed ]] && ((code == 0 || code == EXIT_DRAINED)) || return 0
+  ((NODES_PER_GROUP > 1)) && [[ -e $failed ]] && ! has_failed || return 0
   note_failure 1 "$(head -n 1 "$failed")"
 }

@@ -4,17 +4,19 @@
 # Sourced by the launchers beside it: finds out where it runs, divides the nodes into groups, starts one process a
 # GPU and ends the processes of a group together. Settings and logs: README.md in this folder.
 #
-# A launcher sets `launcher` (its own path), then calls launch_generation or launch_finetuning. Either runs
+# A launcher sets `launcher` (its own path, perhaps with the arguments), then calls launch_generation or
+# launch_finetuning. Either runs
 #   inside a job step          this node's part of its group, one task a node;
 #   in an allocation, or batch itself once more as a job step, and afterwards requeues the job where it should go on;
 #   without Slurm              this machine as the only node.
 # Exit codes: 0 done, 2 settings, 75 drained (start again to go on), otherwise that of the first process that failed.
 
+launcher=${launcher%" $*"}
 ROOT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # -P: the stages see this folder through a link
 STEP2=$ROOT/step2_principle_driven_self_alignment
 STEP3=$ROOT/step3_principle_engraving
 THIS_NODE=${SLURMD_NODENAME:-$(hostname)}
-EXIT_SETTINGS=2 EXIT_DRAINED=75 KILLED_BY_USR1=138
+EXIT_SETTINGS=2 EXIT_DRAINED=75 KILLED_BY_USR1=138 ABORTED=134
 DRAIN_SIGNALS="USR1 USR2 TERM INT HUP"
 SECONDS_TO_EXPLAIN=5 # after the first failure, for the others to print what they know
 

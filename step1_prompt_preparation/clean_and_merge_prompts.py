@@ -28,6 +28,7 @@ from command_line import (
     run_script,
 )
 from decontamination import BenchmarkQuestions
+from non_prompts import non_prompt_reason
 from normalized_text import normalized_key
 from preparation_report import PreparationReport
 from prompt_collections import CandidatePrompt, read_dolly, read_oasst, read_prompt_records
@@ -41,6 +42,7 @@ from token_lengths import TokenCounter
 INPUT_FLAGS = {
     "sharegpt_prompt_path": "prompts of aggregate_sharegpt_prompts.py",
     "openorca_prompt_path": "prompts of subsample_openorca_prompts.py",
+    "synthetic_prompt_path": "prompts of harvest_prompts.py",
     "dolly_data": "Dolly-15k rows, such as databricks/databricks-dolly-15k",
     "oasst_data": "OASST1 messages, such as OpenAssistant/oasst1",
 }
@@ -81,10 +83,10 @@ def parse_args() -> argparse.Namespace:
     add(
         "--near_duplicate_threshold",
         type=fraction,
-        default=0.8,
+        default=1.0,
         metavar="FRACTION",
-        help="share of word 5-shingles (Jaccard) from which two prompts count as one; 1 keeps all "
-        "but those with the same shingles",
+        help="prompts of the same content words count as one; below 1 also those that share this "
+        "much of them (Jaccard of 5-shingles), although they may ask for something else",
     )
     add(
         "--decontaminate_against",
@@ -144,6 +146,7 @@ def find_inputs(args: argparse.Namespace) -> list[tuple[PromptSource, PromptRead
     readers: dict[str, PromptReader] = {
         "sharegpt_prompt_path": partial(read_prompt_records, default_source="sharegpt"),
         "openorca_prompt_path": partial(read_prompt_records, default_source="openorca"),
+        "synthetic_prompt_path": partial(read_prompt_records, default_source="synthetic"),
         "dolly_data": read_dolly,
         "oasst_data": partial(read_oasst, languages=args.languages),
     }
@@ -182,7 +185,7 @@ def read_candidates(
 
 
 def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterator[dict[str, Any]]:
-    """The candidates that are wanted, as records, without the residue of pages."""
+    """The candidates that are wanted and ask for something, without the residue of pages."""
     cleaned = output.report.cleaned
     for candidate in candidates:
         reason = candidate.reason or text_reason(candidate)
@@ -191,10 +194,11 @@ def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterat
             continue
         instruction = clean_prompt(candidate.instruction, cleaned)
         input_text = clean_prompt(candidate.input, cleaned)
-        if instruction:
-            yield prompt_record(instruction, candidate.source, input_text, candidate.extra)
+        reason = non_prompt_reason(instruction) if instruction and not input_text else None
+        if not instruction or reason:
+            output.drop(candidate.source, reason or "empty", candidate.instruction)
         else:
-            output.drop(candidate.source, "empty", candidate.instruction)
+            yield prompt_record(instruction, candidate.source, input_text, candidate.extra)
 
 
 def text_reason(candidate: CandidatePrompt) -> str | None:
@@ -248,6 +252,8 @@ def without_benchmark_questions(
     prompts: list[MeasuredPrompt], questions: BenchmarkQuestions, output: PromptOutput
 ) -> list[MeasuredPrompt]:
     """The prompts that give no benchmark's question away."""
+    if not questions:
+        return prompts
     kept = []
     for prompt in progress_bar("decontamination", prompts, unit="prompts"):
         leak = questions.find(prompt.text)
@@ -261,7 +267,7 @@ def without_benchmark_questions(
 def without_near_duplicates(
     prompts: list[MeasuredPrompt], threshold: float, output: PromptOutput
 ) -> list[MeasuredPrompt]:
-    """The first of each cluster of prompts that share most of their word 5-shingles."""
+    """The first of each cluster of prompts that ask for the same in the same words of weight."""
     from deduplication import find_near_duplicates  # slow to import
 
     stands_for = find_near_duplicates([prompt.text for prompt in prompts], threshold)

@@ -20,6 +20,9 @@ class BenchmarkQuestions:
         self.gram_lengths: list[int] = []
         self.tiny_questions: dict[tuple[str, ...], str] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self.grams or self.tiny_questions)
+
     @classmethod
     def from_sources(cls, sources: Iterable[PromptSource]) -> "BenchmarkQuestions":
         """Reads the question fields of files or Hub data sets.

@@ -1,6 +1,8 @@
-"""Near-duplicates: texts that share most of their word 5-shingles, found by MinHash and LSH.
+"""Near-duplicates: prompts that ask for the same thing in the same words of weight.
 
-Candidates come from `rensa` (MinHash in Rust); each is then held against the exact Jaccard
+Two prompts are one if their content words are the same (`content_words`), or are but for one
+misspelt word. With a threshold below 1, also if they share that much of their content words:
+candidates then come from `rensa` (MinHash in Rust) and are held against the exact Jaccard
 similarity, so a hash only ever costs a comparison, never a prompt.
 """
 
@@ -11,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import rensa
 from command_line import progress_bar
-from normalized_text import words
+from content_words import Contents, content_words, same_material
+from misspelt_words import find_misspelt
 
 SHINGLE_WORDS = 5
 PERMUTATIONS = 128
@@ -31,22 +34,19 @@ def find_near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, in
     in the input files. A kept text is similar to each that it stands for.
 
     Args:
-        threshold: Jaccard similarity of the shingle sets from which two texts are near-duplicates.
+        threshold: Jaccard similarity of the content words' 5-shingles from which two texts are
+            near-duplicates; 1 for those with the same content words only.
     """
-    hasher = _ShingleHasher()
-    shingles = [hasher.hashes(text) for text in progress_bar("shingles", texts, unit="prompts")]
-    stands_for: dict[int, int] = {}
-    leaders: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # LSH bucket -> kept texts
-    for index, buckets in _shared_buckets(shingles, threshold):
-        candidates = {leader for bucket in buckets for leader in leaders[bucket]}
-        for leader in sorted(candidates):
-            if jaccard(shingles[index], shingles[leader]) >= threshold:
-                stands_for[index] = leader
-                break
-        else:
-            for bucket in buckets:
-                leaders[bucket].append(index)
-    return stands_for
+    bar = progress_bar("near-duplicates", texts, unit="prompts")
+    contents = [content_words(text) for text in bar]
+    stands_for = _same_contents(texts, contents)
+    kept = [index for index in range(len(texts)) if index not in stands_for]
+    stands_for |= find_misspelt({index: contents[index] for index in kept}, texts)
+    if threshold < 1:
+        kept = [index for index in kept if index not in stands_for]
+        similar = _similar_sets([contents[index] for index in kept], threshold)
+        stands_for |= {kept[index]: kept[leader] for index, leader in similar.items()}
+    return {index: _last_of_chain(stands_for, index) for index in stands_for}
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
@@ -66,6 +66,42 @@ def band_rows(threshold: float) -> int:
     return max(fitting, default=1)
 
 
+def _same_contents(texts: Sequence[str], contents: list[Contents]) -> dict[int, int]:
+    stands_for: dict[int, int] = {}
+    leaders: dict[Contents, list[int]] = defaultdict(list)
+    for index, content in enumerate(contents):
+        for leader in leaders[content]:
+            if same_material(texts[index], texts[leader]):
+                stands_for[index] = leader
+                break
+        else:
+            leaders[content].append(index)
+    return stands_for
+
+
+def _last_of_chain(stands_for: dict[int, int], index: int) -> int:
+    while index in stands_for:
+        index = stands_for[index]
+    return index
+
+
+def _similar_sets(contents: list[Contents], threshold: float) -> dict[int, int]:
+    hasher = _ShingleHasher()
+    shingles = [hasher.hashes(content) for content in contents]
+    stands_for: dict[int, int] = {}
+    leaders: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # LSH bucket -> kept texts
+    for index, buckets in _shared_buckets(shingles, threshold):
+        candidates = {leader for bucket in buckets for leader in leaders[bucket]}
+        for leader in sorted(candidates):
+            if jaccard(shingles[index], shingles[leader]) >= threshold:
+                stands_for[index] = leader
+                break
+        else:
+            for bucket in buckets:
+                leaders[bucket].append(index)
+    return stands_for
+
+
 class _ShingleHasher(dict):
     """64-bit hashes of shingles, built from word hashes that are computed once per word."""
 
@@ -74,9 +110,9 @@ class _ShingleHasher(dict):
         value = self[word] = int.from_bytes(digest, "little")
         return value
 
-    def hashes(self, text: str) -> np.ndarray:
+    def hashes(self, contents: Contents) -> np.ndarray:
         """Sorted, without repetitions; one for all the words if they are fewer than a shingle."""
-        tokens = words(text)
+        tokens = [word for sentence in contents for word in sentence]
         if len(tokens) < SHINGLE_WORDS:
             tokens = [" ".join(tokens)] + [""] * (SHINGLE_WORDS - 1)
         word_hashes = np.fromiter((self[word] for word in tokens), np.uint64, len(tokens))

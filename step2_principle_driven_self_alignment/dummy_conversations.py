@@ -1,11 +1,11 @@
 """Who the assistant is: hand-written conversations about it, and its name in generated replies."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from prompt_file import prompt_id_of
+from prompt_file import prompt_id_of, read_rows
+from training_file import seeded_key
 from user_error import UserError
 
 SOURCE = "dummy"
@@ -35,7 +35,7 @@ Why Will With Would Yes Yet You Your
 
 
 def read_dummy_records(path: Path, assistant_name: str, developer: str) -> list[dict[str, Any]]:
-    """Training records without `example_id` from ShareGPT conversations (.json or .jsonl).
+    """Training records without `example_id` from ShareGPT conversations in a file of rows.
 
     The first exchange becomes instruction and output; further ones follow inside `output`. Raises
     UserError with file and row number for what is no conversation.
@@ -46,7 +46,9 @@ def read_dummy_records(path: Path, assistant_name: str, developer: str) -> list[
         "{developer_name}": proper_name(developer),
     }
     records: dict[str, dict[str, Any]] = {}
-    for row_number, row in _read_rows(path):
+    if not path.is_file():
+        raise UserError(f"no such dummy data file: {path} (--dummy_data_file)")
+    for row_number, row in read_rows(path):
         try:
             record = _training_record(row, blanks)
         except UserError as error:
@@ -67,26 +69,6 @@ def proper_name(developer: str) -> str:
     return developer.removeprefix("the ").removesuffix(" team")
 
 
-def _read_rows(path: Path) -> list[tuple[int, Any]]:
-    if not path.is_file():
-        raise UserError(f"no such dummy data file: {path} (--dummy_data_file)")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), start=1)
-        return [(row, _parse(line, f"{path}, row {row}")) for row, line in lines if line.strip()]
-    rows = _parse(text, str(path))
-    if not isinstance(rows, list):
-        raise UserError(f"{path} is not a JSON array; an object a line belongs in a .jsonl file")
-    return list(enumerate(rows, start=1))
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{place}: malformed JSON: {error}") from None
-
-
 def _training_record(row: Any, blanks: dict[str, str]) -> dict[str, Any]:
     texts = [_fill(text, blanks) for text in _turn_texts(row)]
     instruction, output, *later = texts
@@ -99,7 +81,21 @@ def _training_record(row: Any, blanks: dict[str, str]) -> dict[str, Any]:
         "output": output,
         "finished": True,
         "source": SOURCE,
+        "principles": [],
     }
+
+
+def draw_share(
+    dummy_records: list[dict[str, Any]], responses: int, share: float, seed: int
+) -> list[dict[str, Any]]:
+    """As many of the records, drawn by seed and id, as make at most this share with the responses.
+
+    `share`: from 0 to 1, of all training records.
+    """
+    if share >= 1:
+        return dummy_records
+    wanted = int(share / (1 - share) * responses + 1e-9)
+    return sorted(dummy_records, key=lambda record: seeded_key(seed, record["id"]))[:wanted]
 
 
 def _turn_texts(row: Any) -> list[str]:
@@ -154,10 +150,14 @@ def _introduces(reply: str, mention: re.Match[str]) -> bool:
 
 
 def _stands_by_a_name(reply: str, mention: re.Match[str]) -> bool:
-    before = reply[max(mention.start() - 40, 0) : mention.start()]
-    titled = TITLED_BEFORE.search(before)
     return bool(
-        (titled and titled[1] not in OPENERS.split())
-        or JOINED_BEFORE.search(before)
+        follows_a_name(reply, mention.start())
+        or JOINED_BEFORE.search(reply[max(mention.start() - 40, 0) : mention.start()])
         or NAME_BEHIND.match(reply, mention.end())
     )
+
+
+def follows_a_name(text: str, place: int) -> bool:
+    """Whether a title or a first name stands before the word at this place."""
+    titled = TITLED_BEFORE.search(text[max(place - 40, 0) : place])
+    return titled is not None and titled[1] not in OPENERS.split()

@@ -1,9 +1,11 @@
 """What a merge tells about itself: the report, as JSON and as an HTML page, and a data-set card."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base_model_check import check_base_model
 from filter_statistics import KEPT, LENGTH_BIN, FilterStatistics
 from response_filters import RULES
 
@@ -13,23 +15,35 @@ if TYPE_CHECKING:  # takes a while to import, which --help and refused flags do 
 PAGE, CARD = "filter_report.html.jinja", "dataset_card.md.jinja"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 SHOWN_PRINCIPLES = 25
+MOST_IDENTITY = 0.25  # of the training records
 LONGEST_BIN = 60  # lengths from here on share the last bar of the page
 
 
 def build_report(
     statistics: FilterStatistics,
+    principles: dict[int, str],
     *,
     dummy: int,
+    dummy_left_out: int,
     run: dict[str, Any],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that the JSON report holds and the page shows.
 
-    `run` tells where the responses come from, `settings` how they were merged.
+    `principles`: those of the prompt; `run` tells where the responses come from, `settings` how
+    they were merged.
     """
     judged, kept = statistics.judged, statistics.kept
     return {
-        "training_records": {"total": kept + dummy, "responses": kept, "dummy": dummy},
+        "training_records": {
+            "total": kept + dummy,
+            "responses": kept,
+            "dummy": dummy,
+            "dummy_left_out": dummy_left_out,
+            "identity_share": round(dummy / max(kept + dummy, 1), 4),
+        },
+        "warnings": _warnings(kept, dummy),
+        "base_model": check_base_model(statistics.measured, principles),
         "responses": {
             "judged": judged,
             "kept": kept,
@@ -54,8 +68,13 @@ def build_report(
             "mean_raw_response": _ratio(statistics.raw_characters, judged),
             "mean_kept_reply": _ratio(statistics.reply_characters, kept),
         },
-        "principles": dict(
-            sorted(statistics.principles.items(), key=lambda item: (-item[1], item[0]))
+        "principles": _by_frequency(statistics.principles),
+        "principles_checked": bool(principles),
+        "misnamed_principles": _by_frequency(statistics.misnamed),
+        "misnamed_share": round(
+            statistics.misnamed.total()
+            / max(statistics.misnamed.total() + statistics.principles.total(), 1),
+            4,
         ),
         "run": run,
         "settings": settings,
@@ -65,6 +84,21 @@ def build_report(
             if outcome in statistics.examples
         },
     }
+
+
+def _warnings(kept: int, dummy: int) -> list[str]:
+    share = dummy / max(kept + dummy, 1)
+    if share <= MOST_IDENTITY:
+        return []
+    return [
+        f"{share:.0%} of the training records are hand-written identity conversations; from "
+        f"{MOST_IDENTITY:.0%} on a model speaks of itself unasked. Generate more responses, or cap "
+        f"their share, as with --identity_share 0.2"
+    ]
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _by_source(statistics: FilterStatistics) -> dict[str, dict[str, int]]:

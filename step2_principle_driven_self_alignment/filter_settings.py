@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hand_written_text import read_text
 from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
 
@@ -69,13 +70,17 @@ class FilterSettings:
 
     @classmethod
     def from_arguments(
-        cls, args: argparse.Namespace, published_rules: bool = False
+        cls,
+        args: argparse.Namespace,
+        dialogue: PromptFormat = SELF_ALIGN,
+        published_rules: bool = False,
     ) -> "FilterSettings":
         """Reads the files; UserError where one is not as it must be."""
         thresholds = ("min_length", "max_prompt_echo", "loop_words", "max_repeated_share")
         return cls(
             required_opening=load_required_opening(args.required_opening_file),
             blacklist=load_blacklist(args.blacklist_file),
+            dialogue=dialogue,
             published_rules=published_rules,
             **{name: getattr(args, name) for name in thresholds},
         )
@@ -97,7 +102,7 @@ def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], 
 
 def load_required_opening(path: Path) -> str:
     """The one line of the file; UserError if there is none, or more than one."""
-    lines = _read_text(path, "--required_opening_file").strip().split("\n")
+    lines = read_text(path, "--required_opening_file").strip().split("\n")
     if len(lines) != 1 or not lines[0]:
         count = 0 if not lines[0] else len(lines)
         raise UserError(f"{path} has {count} lines; it must hold one, the required opening")
@@ -111,7 +116,7 @@ def load_blacklist(path: Path) -> dict[str, str]:
     Raises UserError with file and line where the phrase is missing.
     """
     phrases = {}
-    for row, line in enumerate(_read_text(path, "--blacklist_file").split("\n"), start=1):
+    for row, line in enumerate(read_text(path, "--blacklist_file").split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         phrase, _, example = line.partition("\t")
@@ -119,12 +124,3 @@ def load_blacklist(path: Path) -> dict[str, str]:
             raise UserError(f"{path}, line {row}: no phrase before the tab; write one or none")
         phrases[phrase.strip()] = example.strip()
     return phrases
-
-
-def _read_text(path: Path, flag: str) -> str:
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: there is no such file")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{flag} {path} is not UTF-8: {error}. Save it as UTF-8") from None

@@ -1,12 +1,12 @@
 """What a merge counts and shows: outcomes, lengths, principles, and seeded examples of each."""
 
-import re
 from bisect import insort
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from response_text import Verdict, split_turns
+from base_model_check import MeasuredResponse, fits
+from response_text import Verdict
 from training_file import seeded_key
 
 KEPT = "kept"
@@ -14,7 +14,6 @@ KEPT_EXAMPLES = 12
 DROPPED_EXAMPLES = 3  # of each rule
 LENGTH_BIN = 100  # characters
 SHOWN_CHARACTERS = 4000  # of a text in an example
-PRINCIPLE = re.compile(r"\bprinciples? (\d{1,2}) \(([^()\n]{1,40})\)", re.IGNORECASE)
 
 
 @dataclass
@@ -30,6 +29,8 @@ class FilterStatistics:
     raw_characters: int = 0
     reply_characters: int = 0
     principles: Counter[str] = field(default_factory=Counter)  # kept ones whose thoughts name it
+    misnamed: Counter[str] = field(default_factory=Counter)  # number and name that don't fit
+    measured: list[MeasuredResponse] = field(default_factory=list)
     examples: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
 
     def count(self, record: dict[str, Any], verdict: Verdict, seed: int) -> None:
@@ -41,25 +42,30 @@ class FilterStatistics:
         self.raw_lengths[len(record["output"]) // LENGTH_BIN] += 1
         self.raw_characters += len(record["output"])
         if verdict.kept:
-            self._count_kept(record, verdict)
+            self._count_kept(verdict)
         key = seeded_key(seed, f"example {record['id']}")
         if self._is_drawn(outcome, key):
             self._add_example(outcome, key, example(record, verdict))
 
-    def _count_kept(self, record: dict[str, Any], verdict: Verdict) -> None:
+    def _count_kept(self, verdict: Verdict) -> None:
         self.finished += verdict.finished
         self.reply_lengths[len(verdict.reply) // LENGTH_BIN] += 1
         self.reply_characters += len(verdict.reply)
-        named = PRINCIPLE.findall(split_turns(record["output"]).thoughts)
-        self.principles.update({f"{number} ({name.lower()})" for number, name in named})
+
+    def count_principles(self, named: frozenset[tuple[int, str]], names: dict[int, str]) -> None:
+        """Adds the principles that a kept response names; `names`: those of the prompt."""
+        for principle in named:
+            counter = self.principles if fits(principle, names) else self.misnamed
+            counter["{} ({})".format(*principle)] += 1
 
     def merge(self, other: "FilterStatistics") -> None:
         """Adds the counts and examples of another part."""
         for name, value in vars(other).items():
             if isinstance(value, int):
                 setattr(self, name, getattr(self, name) + value)
-            elif name != "examples":
+            elif isinstance(value, Counter):
                 getattr(self, name).update(value)
+        self.measured += other.measured
         for outcome, examples in other.examples.items():
             for key, shown in examples:
                 self._add_example(outcome, key, shown)

@@ -3,8 +3,9 @@
 Reads:  --input_file, prompt records (.json, .jsonl or .parquet) with `instruction` and `input`;
         --prompt_file, the principle prompt that every user prompt is put behind;
         --model_dir, the base model (a Hugging Face or a Meta folder).
-Writes: NAME_{GROUP_SIZE}shards_{GROUP_RANK}.jsonl, one response record a line, each as soon as it
-        is finished; NAME.manifest.json, what the run is made of; and a summary beside each shard.
+Writes: NAME_{GROUP_SIZE}shards_{GROUP_RANK}.jsonl (the next launch a file of its own, ….1.jsonl),
+        one response record a line, each as soon as it is finished; beside it its status; and
+        NAME.manifest.json, what the run is made of.
 
 Started again, it goes on where it was, after any kind of death and with any number of groups. On
 SIGTERM, SIGUSR1 or SIGUSR2 it takes no more prompts and exits with 75: start it again.
@@ -21,27 +22,31 @@ import argparse
 import logging
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembled_prompt import own_part
-from filter_settings import FilterSettings
-from generation_report import GenerationReport, complete_summary
-from launch_ranks import LaunchRanks, OtherRankError
-from launch_work import LaunchWork, ids_in_other_shards, look_up_work
+from engine.launch_ranks import LaunchRanks, OtherRankError
+from filter_settings import FilterSettings, number
+from generation_report import GenerationReport, share_counts
+from prompt_file import deal_prompts, read_principle_prompt, read_prompts
+from prompt_format import PromptFormat, read_prompt_format
 from response_filters import ResponseFilter
-from response_shards import ShardWriter, manifest_path, run_name, shard_path
-from shard_lock import ShardOwnedError, ShardTakenOverError
+from response_shards import find_shards, finish_reasons, manifest_path, run_name
+from run_manifest import RunManifest, describe_run
+from shard_writer import ShardWriter, complete_status
 from tqdm.contrib.logging import logging_redirect_tqdm
+from user_error import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, CommandLine, UserError, run_script
 
 if TYPE_CHECKING:  # torch takes seconds to import; a launch without work does without
     from engine.engine import Completion, Engine, EngineSettings, Request
 
 logger = logging.getLogger("generate")
 
-EXIT_DONE, EXIT_ERROR, EXIT_DRAINED = 0, 1, 75
+EXIT_DRAINED = 75
 DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 DEFAULT_PROMPT_FILE = (
     Path(__file__).resolve().parent.parent / "prompts" / "watson_self_align_prompt.txt"
@@ -50,10 +55,9 @@ DEFAULT_PROMPT_FILE = (
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line; usage errors end the program with code 2."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.partition("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model_dir", type=Path, required=True, help="folder of the base model")
@@ -61,21 +65,44 @@ def parse_args() -> argparse.Namespace:
     add("--output_file", type=Path, required=True, help="NAME.jsonl; gives the shards their NAME")
     add("--tokenizer_path", type=Path, help="tokenizer file or folder, if not --model_dir")
     add("--prompt_file", type=Path, default=DEFAULT_PROMPT_FILE, help="the principle prompt")
-    add("--tensor_parallel", type=int, help="processes a group; all of the launch if not given")
-    add("--group_size", type=int, help="groups of the run; those of this launch if not given")
-    add("--group_rank", type=int, default=0, help="index of this launch's first group in the run")
-    add("--slots", type=int, default=64, help="prompts that are answered at a time")
-    add("--max_own_tokens", type=int, default=768, help="tokens of user prompt and response")
-    add("--max_new_tokens", type=int, default=512, help="tokens of a response")
-    add("--temperature", type=float, default=0.7, help="0 takes the likeliest token")
-    add("--top_p", type=float, default=0.95, help="mass of the nucleus that is sampled from")
+    add(
+        "--tensor_parallel",
+        type=number(int, 1),
+        help="processes a group; all of the launch if not given",
+    )
+    add(
+        "--group_size",
+        type=number(int, 1),
+        help="groups of the run; those of this launch if not given",
+    )
+    add(
+        "--group_rank",
+        type=number(int, 0),
+        default=0,
+        help="index of this launch's first group in the run",
+    )
+    add("--slots", type=number(int, 1), default=64, help="prompts that are answered at a time")
+    add(
+        "--max_own_tokens",
+        type=number(int, 1),
+        default=768,
+        help="tokens of user prompt and response",
+    )
+    add("--max_new_tokens", type=number(int, 1), default=512, help="tokens of a response")
+    add("--temperature", type=number(float, 0), default=0.7, help="0 takes the likeliest token")
+    add(
+        "--top_p",
+        type=number(float, 0, 1),
+        default=0.95,
+        help="mass of the nucleus that is sampled from",
+    )
     add("--seed", type=int, default=42, help="seed of all random draws")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--keep_going", action="store_true", help="finish what the merge can't keep, too")
-    add("--limit", type=int, help="answer only the N prompts with the smallest ids")
+    add("--limit", type=number(int, 1), help="answer only the N prompts with the smallest ids")
     add("--dry_run", action="store_true", help="show memory plan, first prompt and token counts")
-    add("--show", type=int, default=0, metavar="N", help="log the first N responses")
+    add("--show", type=number(int, 0), default=0, metavar="N", help="log the first N responses")
     FilterSettings.add_arguments(parser)
     args = parser.parse_args()
     check_args(parser, args)
@@ -86,50 +113,109 @@ def main() -> int:
     """Answers what is left of this launch's share of the prompts; returns the exit code."""
     args, drain = parse_args(), DrainSignal()
     start_logging(args)
-    try:
-        work = args.ranks.decide(lambda: look_up_work(args))
-        code = show_plan(args, work) if args.dry_run else answer_rest(args, work, drain)
-        args.ranks.leave()
-        return code
-    except OtherRankError:
-        return EXIT_ERROR
-    except (ValueError, OSError, ShardOwnedError, ShardTakenOverError) as error:
-        logger.error("%s", error)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return EXIT_ERROR
-
-
-def answer_rest(args: argparse.Namespace, work: LaunchWork, drain: "DrainSignal") -> int:
-    """Takes this launch's shards, answers the prompts that they lack, returns the exit code."""
-    ranks, name = args.ranks, run_name(args.output_file)
-    writer = ShardWriter(shard_path(name, args.group_size, args.group_rank + ranks.group_index))
+    ranks, run = args.ranks, run_name(args.output_file)
+    work = ranks.decide(lambda: look_up_work(args))
+    if args.dry_run:
+        return show_dry_run(args, work)
+    writer = ShardWriter(run, args.group_size, args.group_rank + ranks.group_index)
     with ExitStack() as opened:
-        own_ids = ranks.ask_leaders(lambda: set(opened.enter_context(writer).finish_reasons))
-        other_ids = ranks.decide(lambda: ids_in_other_shards(name, args.group_size))
+
+        def take_shard() -> None:
+            opened.enter_context(writer)
+
+        ranks.ask_leaders(take_shard)
+        answered = ranks.decide(lambda: find_answers(run, work))
         left = [
-            [prompt for prompt in share if prompt["id"] not in ids | other_ids]
-            for share, ids in zip(work.shares, own_ids, strict=True)
+            [prompt for prompt in share if prompt["id"] not in answered] for share in work.shares
         ]
         if any(left) and any(ranks.ask_leaders(drain.is_requested)):
             logger.info("asked to stop before the start; start again to go on")
             return EXIT_DRAINED
         engine = load_engine(args, work) if any(left) else None
-        ranks.decide(lambda: work.manifest.join(manifest_path(name)))
-        prompts = left[ranks.group_index]
-        if engine is not None and prompts:
-            finished = answer_prompts(engine, prompts, args, work, drain, writer)
-            return EXIT_DONE if finished else EXIT_DRAINED
-        logger.info("complete: every prompt of %s is answered already", writer.path)
-        if ranks.leads_group:
-            complete_summary(writer)
-    return EXIT_DONE
+        ranks.decide(lambda: work.manifest.join(manifest_path(run)))
+        share, rest = work.shares[ranks.group_index], left[ranks.group_index]
+        before = {
+            prompt["id"]: answered[prompt["id"]] for prompt in share if prompt["id"] in answered
+        }
+        finished = True
+        if rest:
+            finished = answer_prompts(engine, rest, before, args, work, drain, writer)
+        elif ranks.leads_group:
+            logger.info("complete: all %d prompts of the group are answered already", len(share))
+            complete_status(writer, share_counts(Counter(before.values()), len(share)))
+    ranks.leave()
+    return EXIT_DONE if finished else EXIT_DRAINED
+
+
+@dataclass(frozen=True)
+class LaunchWork:
+    """What rank 0 found on disk, for every rank of the launch."""
+
+    shares: list[list[dict[str, Any]]]  # the prompts of each group in this launch, answered or not
+    manifest: RunManifest
+    principle_prompt: str
+    rules: FilterSettings
+
+    @property
+    def dialogue(self) -> PromptFormat:
+        return self.rules.dialogue
+
+
+def look_up_work(args: argparse.Namespace) -> LaunchWork:
+    """Reads and checks the prompts and holds this launch against the run's manifest, if any.
+
+    Raises UserError for what the user has to put right; writes nothing.
+    """
+    prompts = read_prompts(args.input_file)
+    dialogue = read_prompt_format(args.prompt_file)
+    principle_prompt = read_principle_prompt(args.prompt_file, dialogue)
+    rules = FilterSettings.from_arguments(args, dialogue)
+    manifest = describe_run(args, prompts, principle_prompt, rules)
+    manifest.check(manifest_path(run_name(args.output_file)))
+    wanted = {prompt["id"] for prompt in prompts[: args.limit]}
+    groups = range(args.group_rank, args.group_rank + args.ranks.group_count)
+    dealt = [deal_prompts(prompts, args.group_size, rank) for rank in groups]
+    shares = [[prompt for prompt in share if prompt["id"] in wanted] for share in dealt]
+    return LaunchWork(shares, manifest, principle_prompt, rules)
+
+
+def find_answers(run: Path, work: LaunchWork) -> dict[str, str]:
+    """The finish reasons, by id, of this launch's prompts that any shard of the run answers."""
+    wanted = {prompt["id"] for share in work.shares for prompt in share}
+    answers = finish_reasons(find_shards(run))
+    return {prompt_id: reason for prompt_id, reason in answers.items() if prompt_id in wanted}
+
+
+def load_engine(args: argparse.Namespace, work: LaunchWork) -> "Engine":
+    """Loads the weights and computes the keys and values of the principle prompt."""
+    from engine.engine import Engine
+
+    logger.info("loading %s", args.model_dir)
+    return Engine(engine_settings(args, work))
+
+
+def engine_settings(args: argparse.Namespace, work: LaunchWork) -> "EngineSettings":
+    """The engine's settings for these arguments."""
+    from engine.engine import EngineSettings, SamplingSettings
+
+    return EngineSettings(
+        model_dir=args.model_dir,
+        prefix_text=work.principle_prompt,
+        tokenizer_path=args.tokenizer_path,
+        slots=args.slots,
+        max_own_tokens=args.max_own_tokens,
+        dtype=args.dtype,
+        device=args.device,
+        tensor_parallel=args.ranks.tensor_parallel,
+        prompt_format=work.dialogue,
+        sampling=SamplingSettings(args.temperature, args.top_p, args.seed, args.max_new_tokens),
+    )
 
 
 def answer_prompts(
     engine: "Engine",
     prompts: list[dict[str, Any]],
+    answered_before: dict[str, str],
     args: argparse.Namespace,
     work: LaunchWork,
     drain: "DrainSignal",
@@ -139,30 +225,44 @@ def answer_prompts(
 
     Every rank of a group takes part; its leader alone writes and reports.
     """
-    response_filter = ResponseFilter(work.filter_settings)
+    response_filter = ResponseFilter(work.rules) if work.dialogue.rules != "none" else None
     by_id = {prompt["id"]: prompt for prompt in prompts}
+    may_give_up = response_filter is not None and not args.keep_going
     completions = engine.generate(
-        requests_of(prompts),
-        give_up=None if args.keep_going else giving_up(response_filter, by_id),
+        requests_of(prompts, work.dialogue),
+        give_up=giving_up(response_filter, by_id) if may_give_up else None,
         should_drain=drain.is_requested,
     )
     if not args.ranks.leads_group:
         return sum(1 for _ in completions) == len(prompts)
-    report = GenerationReport(response_filter, writer, len(prompts), samples=args.show)
+    assigned = len(answered_before) + len(prompts)
+    report = GenerationReport(
+        response_filter,
+        work.dialogue,
+        writer,
+        answered_before,
+        assigned,
+        statistics=engine.statistics,
+        slots=args.slots,
+        samples=args.show,
+    )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
         for completion in completions:
             record = response_record(by_id[completion.request.id], completion)
             writer.append(record)
             report.add(record)
-    report.finish(engine.statistics)
+    report.finish()
     return report.finished
 
 
-def requests_of(prompts: list[dict[str, Any]]) -> "list[Request]":
+def requests_of(prompts: list[dict[str, Any]], dialogue: PromptFormat) -> "list[Request]":
     """The engine's requests for prompt records."""
     from engine.engine import Request
 
-    return [Request(p["id"], own_part(p["instruction"], p["input"])) for p in prompts]
+    return [
+        Request(prompt["id"], dialogue.own_part(prompt["instruction"], prompt["input"]))
+        for prompt in prompts
+    ]
 
 
 def giving_up(
@@ -190,56 +290,45 @@ def response_record(prompt: dict[str, Any], completion: "Completion") -> dict[st
     }
 
 
-def load_engine(args: argparse.Namespace, work: LaunchWork) -> "Engine":
-    """Loads the weights and computes the keys and values of the principle prompt."""
-    from engine.engine import Engine
+def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
+    """Shows memory plan, first prompt and token counts; loads no weights and writes nothing."""
+    if not args.ranks.leads_launch:
+        return EXIT_DONE
+    from engine.engine import plan_memory
+    from engine.tokenizer import load_tokenizer
 
-    logger.info("loading %s", args.model_dir)
-    return Engine(engine_settings(args, work))
-
-
-def show_plan(args: argparse.Namespace, work: LaunchWork) -> int:
-    """Shows what a launch would do; loads no weights and writes nothing."""
-    from dry_run import show_dry_run
-
-    if args.ranks.leads_launch:
-        show_dry_run(engine_settings(args, work), work)
-    return EXIT_DONE
-
-
-def engine_settings(args: argparse.Namespace, work: LaunchWork) -> "EngineSettings":
-    """The engine's settings for these arguments."""
-    from engine.engine import EngineSettings, SamplingSettings
-
-    return EngineSettings(
-        model_dir=args.model_dir,
-        prefix_text=work.principle_prompt,
-        tokenizer_path=args.tokenizer_path,
-        slots=args.slots,
-        max_own_tokens=args.max_own_tokens,
-        dtype=args.dtype,
-        device=args.device,
-        tensor_parallel=args.ranks.tensor_parallel,
-        sampling=SamplingSettings(args.temperature, args.top_p, args.seed, args.max_new_tokens),
+    settings = engine_settings(args, work)
+    tokenizer = load_tokenizer(args.tokenizer_path or args.model_dir)
+    own_parts = [request.text for request in requests_of(work.shares[0], work.dialogue)]
+    counts = [
+        len(tokenizer.encode_continuation(text, work.dialogue.ends_with)) for text in own_parts
+    ]
+    room = args.max_own_tokens - args.max_new_tokens
+    plan = plan_memory(settings)
+    logger.info("%s", plan)
+    if own_parts:
+        logger.info("the first assembled prompt:\n%s%s", work.principle_prompt, own_parts[0])
+    logger.info(
+        "principle prompt: %d tokens; %d user prompts in this group: %d to %d tokens each, "
+        "%d in all, %d too long for the %d that leave room for --max_new_tokens",
+        *(len(tokenizer.encode_prefix(work.principle_prompt)), len(counts)),
+        *(min(counts, default=0), max(counts, default=0), sum(counts)),
+        *(sum(count > room for count in counts), room),
     )
+    plan.check()
+    return EXIT_DONE
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses flags that can't work; fills in what depends on the launch."""
     try:
         args.ranks = LaunchRanks.from_environment(args.tensor_parallel)
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     if args.group_size is None:
         args.group_size = args.ranks.group_count
-    least = dict.fromkeys(("slots", "max_own_tokens", "max_new_tokens", "group_size"), 1)
-    for name, limit in {**least, "group_rank": 0, "temperature": 0, "show": 0}.items():
-        if getattr(args, name) < limit:
-            parser.error(f"--{name} is {getattr(args, name)}; give {limit} or more")
-    if args.limit is not None and args.limit < 1:
-        parser.error(f"--limit is {args.limit}; give 1 or more, or leave it out")
-    if not 0 < args.top_p <= 1:
-        parser.error(f"--top_p is {args.top_p}; give more than 0 and at most 1")
+    if args.top_p == 0:
+        parser.error("--top_p is 0; give more than 0 (--temperature 0 takes the likeliest token)")
     if args.group_rank + args.ranks.group_count > args.group_size:
         parser.error(
             f"--group_rank {args.group_rank} with {args.ranks.group_count} groups in this launch "
@@ -254,8 +343,8 @@ class DrainSignal:
 
     def __init__(self) -> None:
         self._received = ""
-        for number in DRAIN_SIGNALS:
-            signal.signal(number, self._remember)
+        for drain_signal in DRAIN_SIGNALS:
+            signal.signal(drain_signal, self._remember)
 
     def is_requested(self) -> bool:
         """Whether one of DRAIN_SIGNALS has arrived."""
@@ -278,5 +367,13 @@ def start_logging(args: argparse.Namespace) -> None:
     )
 
 
+def run_on_all_ranks() -> int:
+    """`main`, where an error of one rank ends all of them, with one line and one exit code."""
+    try:
+        return main()
+    except OtherRankError as error:
+        return EXIT_USER_ERROR if error.by_user else EXIT_FAILED
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(run_on_all_ranks, logger.error))

@@ -1,48 +1,48 @@
 """Shows how far a generation run is; needs no GPU and may run at any time, on any machine.
 
-Reads the manifest, the shards and the lock files of the run; writes nothing. Exit codes: 0 when
-every prompt is answered, 3 while some are not, 1 for an error. So a script can wait for a run:
+Reads the manifest, the shards and their status files; writes nothing. Exit codes: 0 when every
+prompt is answered, 3 while some are not, 1 where no run is (yet), 2 for files that belong to no
+run. So a script can wait for a run:
 
-    until python generation_progress.py --output_file self_align.jsonl; do sleep 60; done
+    while python generation_progress.py --output_file NAME.jsonl; [ $? -eq 3 ]; do sleep 60; done
 """
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from durations import format_seconds
+from filter_settings import number
 from response_shards import (
+    ShardName,
     find_shards,
-    hash_prompt_ids,
+    finish_reasons,
     manifest_path,
     parse_shard_name,
-    read_ids,
     run_name,
-    shard_path,
-    summary_path,
 )
-from run_manifest import RunManifest
-from shard_lock import ShardOwner, read_owner
+from run_manifest import RunManifest, hash_prompt_ids
+from shard_writer import describe_launch, is_living, read_status
+from tqdm import tqdm
+from user_error import CommandLine, TryAgainError, UserError, run_script
 
-EXIT_COMPLETE, EXIT_ERROR, EXIT_INCOMPLETE = 0, 1, 3
+EXIT_COMPLETE, EXIT_INCOMPLETE = 0, 3
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line; usage errors end the program with code 2."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.partition("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--output_file", type=Path, required=True, help="NAME.jsonl, as given to the generator"
     )
     parser.add_argument(
         "--stalled_after",
-        type=float,
+        type=number(float, 0),
         default=600,
         metavar="SECONDS",
         help="a group without a new response for longer than this stands still",
@@ -53,18 +53,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Prints the run's table; returns the exit code."""
     args = parse_args()
-    name = run_name(args.output_file)
-    try:
-        answered = {shard: set(read_ids(shard)) for shard in find_shards(name)}
-        if not manifest_path(name).exists():
-            return report_missing_manifest(name, answered)
-        manifest = RunManifest.load(manifest_path(name))
-        done = check_answers(manifest, answered)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    groups = look_at_groups(name, manifest, answered, args.stalled_after)
-    print_table(name, groups, answered)
+    run = run_name(args.output_file)
+    shards = find_shards(run)
+    if not manifest_path(run).exists():
+        return report_missing_manifest(run, shards)
+    answered = {shard: set(finish_reasons([shard])) for shard in shards}
+    manifest = RunManifest.load(manifest_path(run))
+    done = check_answers(manifest, answered)
+    groups = look_at_groups(run, manifest, answered, args.stalled_after, done == manifest.prompts)
+    print_table(run, groups, answered)
     print_total(done, manifest.prompts, groups)
     return EXIT_COMPLETE if done == manifest.prompts else EXIT_INCOMPLETE
 
@@ -81,21 +78,22 @@ class GroupProgress:
     seconds_left: float | None = None
 
 
-def report_missing_manifest(name: Path, answered: dict[Path, set[str]]) -> int:
-    """Tells a run that only starts from one that isn't there."""
-    if not answered:
-        print(f"error: no run is named {name}: no manifest and no shards", file=sys.stderr)
-        return EXIT_ERROR
-    print(f"{name}: {len(answered)} shards are being started, no prompt is answered yet")
+def report_missing_manifest(run: Path, shards: list[Path]) -> int:
+    """Tells a run whose first launch is loading from one that isn't there."""
+    loading = sum(map(is_living, shards))
+    if not loading:
+        found = "its launches ended before they answered anything" if shards else "and no shards"
+        raise TryAgainError(f"no run is named {run}: no manifest, {found}")
+    print(f"{run}: {loading} groups are loading the model, no prompt is answered yet")
     return EXIT_INCOMPLETE
 
 
 def check_answers(manifest: RunManifest, answered: dict[Path, set[str]]) -> int:
-    """The number of prompts answered; ValueError if the shards answer another run's prompts."""
+    """The number of prompts answered; UserError if the shards answer another run's prompts."""
     ids = set().union(*answered.values())
     other = len(ids) == manifest.prompts and hash_prompt_ids(ids) != manifest.prompt_ids_hash
     if other or len(ids) > manifest.prompts:
-        raise ValueError(
+        raise UserError(
             f"the shards answer {len(ids)} prompts, but not the {manifest.prompts} of the run's "
             "manifest; shards of another run lie among them"
         )
@@ -103,72 +101,62 @@ def check_answers(manifest: RunManifest, answered: dict[Path, set[str]]) -> int:
 
 
 def look_at_groups(
-    name: Path, manifest: RunManifest, answered: dict[Path, set[str]], stalled_after: float
+    run: Path,
+    manifest: RunManifest,
+    answered: dict[Path, set[str]],
+    stalled_after: float,
+    complete: bool,
 ) -> list[GroupProgress]:
-    """The groups of the group size in use: that of a living owner, else of the newest shard."""
-    newest = max(answered, key=lambda shard: (living_owner(shard) is not None, mtime(shard)))
-    size = parse_shard_name(newest)[1]
-    elsewhere = sum(len(ids) for s, ids in answered.items() if parse_shard_name(s)[1] != size)
+    """The groups of the group size in use: that of a living launch, else of the newest shard."""
+    if not answered:
+        return []
+    newest = max(answered, key=lambda shard: (is_living(shard), min(mtime(shard), time.time())))
+    size = parse_shard_name(newest).group_size
     groups = []
     for rank in range(size):
-        shard = shard_path(name, size, rank)
+        first = ShardName(run, size, rank, 0)
+        own = {s: ids for s, ids in answered.items() if parse_shard_name(s)[:3] == first[:3]}
         assigned = len(range(rank, manifest.prompts, size))
-        if elsewhere:
-            # How many of its prompts lie in shards of another group size, a group finds out when
-            # it starts; before that they are taken to be spread evenly.
-            assigned = told_assignment(shard) or assigned - elsewhere // size
-        groups.append(look_at_group(shard, len(answered.get(shard, ())), assigned, stalled_after))
+        groups.append(look_at_group(rank, own, assigned, stalled_after, complete))
     return groups
 
 
-def look_at_group(shard: Path, answered: int, assigned: int, stalled_after: float) -> GroupProgress:
-    """The progress of the group that writes `shard`."""
-    _, _, rank = parse_shard_name(shard)
-    owner = living_owner(shard)
-    state = describe_state(shard, owner, answered >= assigned, stalled_after)
-    status = owner.status if owner else {}
-    if not status.get("answered") or not status.get("seconds"):
+def look_at_group(
+    rank: int, own: dict[Path, set[str]], assigned: int, stalled_after: float, complete: bool
+) -> GroupProgress:
+    """The progress of a group, from its shards in the order of their launches."""
+    latest = next(reversed(own), None)
+    status = read_status(latest) if latest else {}
+    launch = status.get("latest_launch") or {}
+    answered = len(set().union(*own.values()))
+    if "answered_before" in launch:  # by other group sizes, too; the share may be limited
+        answered = launch["answered_before"] + len(own[latest])
+        assigned = status["prompts_assigned"]
+    complete = complete or answered >= assigned
+    living = latest is not None and is_living(latest)
+    state = describe_state(latest, status, complete, living, stalled_after)
+    if not living or complete:
         return GroupProgress(rank, answered, assigned, state)
-    return GroupProgress(
-        *(rank, answered, assigned, state),
-        tokens_per_second=status["output_tokens"] / status["seconds"],
-        seconds_left=(assigned - answered) * status["seconds"] / status["answered"],
-    )
+    rates = launch.get("tokens_per_second"), launch.get("seconds_left")
+    return GroupProgress(rank, answered, assigned, state, *rates)
 
 
 def describe_state(
-    shard: Path, owner: ShardOwner | None, complete: bool, stalled_after: float
+    latest: Path | None, status: dict[str, Any], complete: bool, living: bool, stalled_after: float
 ) -> str:
-    """What the group of a shard does, in a few words."""
+    """What a group does, in a few words."""
     if complete:
         return "complete"
-    if not shard.exists():
+    if latest is None:
         return "not started"
-    silence = time.time() - mtime(shard)
+    silence = time.time() - mtime(latest)
     if silence > stalled_after:
-        return f"STANDS STILL for {format_seconds(silence)}, " + (
-            f"{owner} lives" if owner else "no process"
-        )
-    if owner is None:
+        who = f"{describe_launch(status)} lives" if living else "no process"
+        return f"STANDS STILL for {tqdm.format_interval(silence)}, {who}"
+    if not living:
         return "no process"
-    return f"running on {owner.host}" if owner.status else f"loading on {owner.host}"
-
-
-def living_owner(shard: Path) -> ShardOwner | None:
-    """The living process that writes a shard, if any."""
-    found = read_owner(shard)
-    return found[0] if found is not None and found[0].is_alive(found[1], time.time()) else None
-
-
-def told_assignment(shard: Path) -> int | None:
-    """The number of prompts that the group itself wrote to its lock file or summary."""
-    owner = read_owner(shard)
-    if owner is not None and "assigned" in owner[0].status:
-        return owner[0].status["assigned"]
-    summary = summary_path(shard)
-    if not summary.exists():
-        return None
-    return json.loads(summary.read_text(encoding="utf-8"))["prompts_assigned"]
+    state = "loading" if status.get("state") == "loading" else "running"
+    return f"{state} on {status.get('host', 'this machine')}"
 
 
 def mtime(path: Path) -> float:
@@ -176,20 +164,22 @@ def mtime(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def print_table(name: Path, groups: list[GroupProgress], answered: dict[Path, set[str]]) -> None:
-    """Prints one line a group, and one a shard that another group size has left."""
-    print(f"{name}, groups: {len(groups)}")
+def print_table(run: Path, groups: list[GroupProgress], answered: dict[Path, set[str]]) -> None:
+    """Prints one line a group, and one about what other group sizes answered."""
+    print(f"{run}, groups: {len(groups)}")
     print(f"{'group':>7} {'answered':>9} {'of':>9} {'tokens/s':>9} {'left':>9}  state")
     for group in groups:
         rate = "" if group.tokens_per_second is None else f"{group.tokens_per_second:.0f}"
-        left = "" if group.seconds_left is None else format_seconds(group.seconds_left)
+        left = "" if group.seconds_left is None else tqdm.format_interval(group.seconds_left)
         print(
             f"{group.rank:>7} {group.answered:>9} {group.assigned:>9} {rate:>9} {left:>9}  "
             f"{group.state}"
         )
-    for shard, ids in answered.items():
-        if parse_shard_name(shard)[1] != len(groups):
-            print(f"{'':>7} {len(ids):>9}   in {shard.name}, by another group size")
+    others = [s for s in answered if parse_shard_name(s).group_size != len(groups)]
+    if others:
+        sizes = sorted({str(parse_shard_name(shard).group_size) for shard in others})
+        ids = set().union(*(answered[shard] for shard in others))
+        print(f"{'':>7} {len(ids):>9} of all by launches with --group_size {', '.join(sizes)}")
 
 
 def print_total(done: int, prompts: int, groups: list[GroupProgress]) -> None:
@@ -202,9 +192,9 @@ def print_total(done: int, prompts: int, groups: list[GroupProgress]) -> None:
     elif not times or None in times:
         rest = f"{rate:.0f} tokens/s, time left unknown: not every group runs"
     else:
-        rest = f"{rate:.0f} tokens/s, {format_seconds(max(times))} left"
+        rest = f"{rate:.0f} tokens/s, {tqdm.format_interval(max(times))} left"
     print(f"{done} of {prompts} prompts answered ({done / prompts:.1%}), {rest}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

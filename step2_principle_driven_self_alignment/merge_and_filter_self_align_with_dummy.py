@@ -1,7 +1,7 @@
 """Merge the responses of a generation run, keep the good ones, and add the identity conversations.
 
-Reads   the run's shards, held against its manifest if it has one; the rules' texts in prompts/; the
-        conversations about the assistant itself.
+Reads   the run's shards, held against its manifest if it has one; the rules' texts and the
+        principle prompt in prompts/; the conversations about the assistant itself.
 Writes  OUTPUT.json (or .jsonl): training records for step 3, shuffled. Beside it
         OUTPUT.report.json and .report.html (what was dropped and why), OUTPUT.README.md (a
         data-set card), and with --parquet the folder OUTPUT_dataset for `datasets.load_dataset`.
@@ -15,25 +15,23 @@ Writes  OUTPUT.json (or .jsonl): training records for step 3, shuffled. Beside i
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dummy_conversations import name_assistant, read_dummy_records
+from base_model_check import SAMPLE, read_principles
+from dummy_conversations import draw_share, read_dummy_records
 from filter_report import build_report, render_card, render_page
-from filter_settings import FilterSettings
-from filter_statistics import FilterStatistics, source_of
+from filter_settings import PROMPTS, FilterSettings, number
+from filter_statistics import FilterStatistics
+from hand_written_text import read_text
 from response_filters import ResponseFilter
-from response_rows import ResponseReader
-from response_shards import manifest_path
-from response_text import Verdict
+from response_judging import JudgingSettings, judge_all
+from response_shards import ResponseReader, manifest_path
+from run_manifest import hash_text
 from run_shards import RunShards, find_gaps, find_run_shards
 from tqdm import tqdm
 from training_file import (
@@ -49,10 +47,8 @@ from user_error import CommandLine, TryAgainError, UserError, run_script
 logger = logging.getLogger("merge")
 
 DUMMY_DATA = Path(__file__).resolve().parent.parent / "dummy_data" / "vicuna_dummy_data.json"
-BATCH = 200  # responses that a process judges at a time
 BYTES_FOR_A_WORKER = 20_000_000  # less is judged before a second process has started
-# What a response record has and a training record does not, or has otherwise
-RESPONSE_FIELDS = frozenset((*COLUMNS, "finish_reason", "prompt_tokens", "output_tokens"))
+BYTES_OF_A_RESPONSE = 1500  # about
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,10 +64,25 @@ def parse_args() -> argparse.Namespace:
         help="conversations about the assistant itself (default: %(default)s)",
     )
     add("--output_file", type=Path, help="merged.json or merged.jsonl")
+    add(
+        "--prompt_file",
+        type=Path,
+        default=PROMPTS / "watson_self_align_prompt.txt",
+        help="the run's principle prompt, which numbers and names the principles "
+        "(default: %(default)s)",
+    )
     add("--assistant_name", default="Dromedary", help="default: %(default)s")
     add("--developer", default="the Self-Align team", help="default: %(default)s")
     add("--seed", type=int, default=42, help="of order and examples (default: %(default)s)")
     add("--allow_missing", action="store_true", help="go on where answers are missing or torn")
+    add("--allow_empty", action="store_true", help="go on where no generated response is kept")
+    add(
+        "--identity_share",
+        type=number(float, 0, 1),
+        default=1.0,
+        help="at most this share of hand-written conversations, drawn by --seed (default: all)",
+    )
+    add("--keep_thoughts", action="store_true", help="add each response's thoughts to its record")
     add("--published_rules", action="store_true", help="decide as the first implementation did")
     add("--parquet", action="store_true", help="also write a folder that `datasets` loads")
     add(
@@ -91,38 +102,54 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rules = FilterSettings.from_arguments(args, published_rules=args.published_rules)
     run = find_run_shards(args.data_file_pattern)
+    if run.dialogue.rules == "none":
+        raise UserError(
+            f"{manifest_path(run.name)}: the run's prompt has rules = 'none' in its format; its "
+            "responses are no self-aligned ones, and nothing here fits them"
+        )
+    rules = FilterSettings.from_arguments(args, run.dialogue, args.published_rules)
     if args.explain is not None:
         print(explain(args.explain, run, ResponseFilter(rules)))
         return
     check_output_file(args, run)
     dummy_records = read_dummy_records(args.dummy_data_file, args.assistant_name, args.developer)
-    settings = JudgingSettings(rules, args.assistant_name, args.seed)
-    reader = ResponseReader(run.paths, allow_torn=args.allow_missing)
+    settings = judging_settings(args, rules, run)
+    reader = ResponseReader(run.paths)
     with (
         MergedFiles(args.output_file, parquet=args.parquet) as files,
         ShuffledRecords(files.folder, args.seed) as records,
     ):
         statistics = judge_responses(run, reader, settings, records)
         gaps = check_complete(run, reader, args.allow_missing)
-        for record in dummy_records:
-            records.add(record["id"], encode_record(record))
+        chosen = draw_share(dummy_records, statistics.kept, args.identity_share, args.seed)
+        for record in chosen:
+            thoughts = {"thoughts": ""} if args.keep_thoughts else {}
+            records.add(record["id"], encode_record({**record, **thoughts}))
         report = build_report(
             statistics,
-            dummy=len(dummy_records),
+            settings.principles,
+            dummy=len(chosen),
+            dummy_left_out=len(dummy_records) - len(chosen),
             run=describe_run(run, reader, gaps),
             settings=describe_settings(args, rules),
         )
+        log_outcomes(report)
+        if not (statistics.kept or args.allow_empty):
+            raise UserError(
+                "none of the responses was kept, and nothing was written. Do the rules' texts fit "
+                "the principle prompt? Look at one with --explain ID, or go on with --allow_empty"
+            )
         write_files(files, records, report)
         files.publish()
-    log_summary(report, files)
+    logger.info("%d training records: %s", report["training_records"]["total"], files.training)
+    logger.info("report: %s (%s)", files.page, files.report)
 
 
 def explain(response_id: str, run: RunShards, response_filter: ResponseFilter) -> str:
     """A response's path through the rules, in words; UserError if no shard has it."""
     for shard in run.paths:
-        for record in ResponseReader([shard], allow_torn=True).read():
+        for record in ResponseReader([shard]).read():
             if record["id"] == response_id:
                 return f"{shard}\n{response_filter.explain(record)}"
     raise UserError(f"none of the {len(run.paths)} shards has a response with the id {response_id}")
@@ -139,21 +166,31 @@ def check_output_file(args: argparse.Namespace, run: RunShards) -> None:
             raise UserError(f"--output_file {args.output_file} {what}; give another name")
 
 
-@dataclass(frozen=True)
-class JudgingSettings:
-    """All that decides what becomes of a response."""
-
-    rules: FilterSettings
-    assistant_name: str
-    seed: int
-
-
-@dataclass
-class JudgedBatch:
-    """The kept responses as (id, encoded training record), and the counts over all of them."""
-
-    kept: list[tuple[str, bytes]] = field(default_factory=list)
-    statistics: FilterStatistics = field(default_factory=FilterStatistics)
+def judging_settings(
+    args: argparse.Namespace, rules: FilterSettings, run: RunShards
+) -> JudgingSettings:
+    """The settings that these arguments ask for; reads the principle prompt."""
+    principle_prompt = read_text(args.prompt_file, "--prompt_file").rstrip()
+    principles = read_principles(principle_prompt)
+    if run.manifest is None:
+        expected = sum(path.stat().st_size for path in run.paths) / BYTES_OF_A_RESPONSE
+    else:
+        expected = run.manifest.prompts
+        if hash_text(principle_prompt) != run.manifest.principle_prompt:
+            logger.warning(
+                "%s is not the principle prompt of the run, so numbers and names of principles are "
+                "not checked; give the run's with --prompt_file",
+                args.prompt_file,
+            )
+            principles = {}
+    return JudgingSettings(
+        rules,
+        args.assistant_name,
+        args.seed,
+        keep_thoughts=args.keep_thoughts,
+        principles=principles,
+        measured_share=SAMPLE / max(expected, SAMPLE),
+    )
 
 
 def judge_responses(
@@ -173,64 +210,6 @@ def judge_responses(
     return statistics
 
 
-def judge_all(
-    records: Iterable[dict[str, Any]], settings: JudgingSettings, workers: int
-) -> Iterator[JudgedBatch]:
-    """Judges all records, in their order; the result is the same for any number of workers."""
-    iterator = iter(records)
-    batches = iter(lambda: list(islice(iterator, BATCH)), [])
-    if workers <= 1:
-        yield from (judge_batch(settings, batch) for batch in batches)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        waiting: deque[Future[JudgedBatch]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(executor.submit(judge_batch, settings, batch))
-                if len(waiting) > 4 * workers:  # bounds what lies in memory
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def judge_batch(settings: JudgingSettings, records: Iterable[dict[str, Any]]) -> JudgedBatch:
-    """Judges response records that were checked on reading."""
-    response_filter = ResponseFilter(settings.rules)
-    batch = JudgedBatch()
-    for record in records:
-        verdict = response_filter.judge(record)
-        if verdict.kept:
-            verdict = replace(verdict, reply=named_reply(verdict, settings))
-            batch.kept.append((record["id"], encode_record(training_record(record, verdict))))
-        batch.statistics.count(record, verdict, settings.seed)
-    return batch
-
-
-def named_reply(verdict: Verdict, settings: JudgingSettings) -> str:
-    """The reply with the assistant's name instead of the codename."""
-    codename = settings.rules.dialogue.codename
-    if settings.rules.published_rules:
-        return verdict.reply.replace(codename, settings.assistant_name)
-    prompt = f"{verdict.instruction}\n\n{verdict.input}"
-    return name_assistant(verdict.reply, prompt, settings.assistant_name, codename)
-
-
-def training_record(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    """The training record of a kept response; fields that we don't know travel along."""
-    return {
-        "id": record["id"],
-        "instruction": verdict.instruction,
-        "input": verdict.input,
-        "output": verdict.reply,
-        "finished": verdict.finished,
-        "source": source_of(record),
-        **{name: value for name, value in record.items() if name not in RESPONSE_FIELDS},
-    }
-
-
 def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) -> str:
     """What the shards lack, in words; TryAgainError for it unless that is allowed.
 
@@ -238,11 +217,11 @@ def check_complete(run: RunShards, reader: ResponseReader, allow_missing: bool) 
     """
     if not reader.answered:
         raise TryAgainError(f"the {len(run.paths)} shards of {run.name} hold no response")
-    gaps = find_gaps(run, reader.answered)
+    gaps = find_gaps(run, reader)
     if gaps and not allow_missing:
         raise TryAgainError(gaps)
-    for gap in filter(None, [gaps, *(f"{path}: its last line is torn" for path in reader.torn)]):
-        logger.warning("incomplete: %s", gap)
+    if gaps:
+        logger.warning("incomplete: %s", gaps)
     return gaps
 
 
@@ -256,6 +235,7 @@ def describe_run(run: RunShards, reader: ResponseReader, gaps: str) -> dict[str,
         "gaps": gaps,
         "torn_shards": [path.name for path in reader.torn],
         "repeated_answers": reader.repeated,
+        "differing_answers": reader.differing,
     }
 
 
@@ -265,6 +245,8 @@ def describe_settings(args: argparse.Namespace, rules: FilterSettings) -> dict[s
         "assistant_name": args.assistant_name,
         "developer": args.developer,
         "seed": args.seed,
+        "keep_thoughts": args.keep_thoughts,
+        "identity_share": args.identity_share,
         "codename": rules.dialogue.codename,
         **{name: value for name, value in asdict(rules).items() if name != "dialogue"},
         "blacklist": sorted(rules.blacklist),
@@ -283,7 +265,8 @@ def write_files(files: MergedFiles, records: ShuffledRecords, report: dict[str, 
     if files.dataset_files:
         card, parquet = files.dataset_files
         texts[card] = render_card(report, title, with_configs=True)
-        write_parquet(with_progress(records), files.beside(parquet))
+        columns = [*COLUMNS, *["thoughts"] * report["settings"]["keep_thoughts"]]
+        write_parquet(with_progress(records), files.beside(parquet), columns)
     for path, text in texts.items():
         files.beside(path).write_text(text, encoding="utf-8")
 
@@ -292,26 +275,22 @@ def with_progress(records: ShuffledRecords) -> Iterator[bytes]:
     return iter(tqdm(records, desc="write", total=len(records), unit=" records", mininterval=1))
 
 
-def log_summary(report: dict[str, Any], files: MergedFiles) -> None:
-    """Says what was kept, why the rest went, and where everything lies."""
-    responses, records = report["responses"], report["training_records"]
-    judged = max(responses["judged"], 1)
+def log_outcomes(report: dict[str, Any]) -> None:
+    """Says what was kept, why the rest went, and what the report warns of."""
+    responses = report["responses"]
     logger.info(
         "kept %d of %d responses (%.1f %%), %d of them finished",
-        *(responses["kept"], responses["judged"], 100 * responses["kept"] / judged),
-        responses["finished"],
+        *(responses["kept"], responses["judged"]),
+        *(100 * responses["kept"] / max(responses["judged"], 1), responses["finished"]),
     )
-    if responses["kept"] == 0:
-        logger.warning("no response was kept; do the rules' texts fit the principle prompt?")
     for rule in report["dropped"]:
         if rule["responses"]:
             logger.info(
                 "  dropped %7d  %-15s  %s", *(rule["responses"], rule["rule"], rule["meaning"])
             )
-    logger.info(
-        "%d training records with the hand-written ones: %s", records["total"], files.training
-    )
-    logger.info("report: %s (%s)", files.page, files.report)
+    logger.info("base model: %s", report["base_model"]["verdict"])
+    for warning in report["warnings"]:
+        logger.warning("warning: %s", warning)
 
 
 if __name__ == "__main__":

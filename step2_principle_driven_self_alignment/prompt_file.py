@@ -1,18 +1,23 @@
-"""The user prompts of a generation run: read, checked, made unique, and dealt out to groups."""
+"""The user prompts of a run: read, checked, made unique and dealt out to groups.
+
+Also reads the principle prompt that all of them are put behind (`prompt_format.py`: how).
+"""
 
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hand_written_text import read_text
+from prompt_format import SELF_ALIGN, PromptFormat, format_path
+from user_error import UserError
+
 logger = logging.getLogger(__name__)
 
-EMPTY_ARRAY = re.compile(r"\[\s*\]")
-OPENING, BEFORE_ELEMENT, CLOSING = (re.compile(rf"\s*\{sign}\s*") for sign in "[,]")
 READABLE = ".json (an array), .jsonl (an object a line) or .parquet"
+LFS_POINTER = b"version https://git-lfs"
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
@@ -22,36 +27,50 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     A record without `id` gets the first 16 hexadecimal digits of the SHA-256 over instruction,
     NUL and input. Two records with one id and one text are one prompt.
 
-    Raises FileNotFoundError, or ValueError naming file and row, for what can't be read.
+    Raises UserError naming file and row for what can't be read.
     """
     prompts: dict[str, dict[str, Any]] = {}
     rows = 0
-    for row_number, row in _read_rows(path):
+    for row_number, row in read_rows(path):
         rows += 1
         try:
             _add_prompt(prompts, _checked(row))
         except ValueError as error:
-            raise ValueError(f"{path}, row {row_number}: {error}") from None
+            raise UserError(f"{path}, row {row_number}: {error}") from None
     if not prompts:
-        raise ValueError(f"{path} is empty: no prompts to answer")
+        raise UserError(f"{path} is empty: no prompts to answer")
     if rows > len(prompts):
         logger.info("%s: %d repeated prompts are answered once", path, rows - len(prompts))
     return [prompts[prompt_id] for prompt_id in sorted(prompts)]
 
 
 def deal_prompts(
-    prompts: list[dict[str, Any]], group_size: int, group_rank: int
+    prompts: list[dict[str, Any]], group_count: int, group_rank: int
 ) -> list[dict[str, Any]]:
-    """The share of one group: every `group_size`-th of all prompts, from `group_rank` on.
+    """The share of one group: every `group_count`-th of all prompts, from `group_rank` on.
 
     It depends on the whole list alone, so groups may start at different times.
     """
-    return prompts[group_rank::group_size]
+    return prompts[group_rank::group_count]
 
 
 def prompt_id_of(instruction: str, input_text: str) -> str:
     """The id of a prompt that brings none: 16 hexadecimal digits of a hash of its text."""
     return hashlib.sha256(f"{instruction}\0{input_text}".encode()).hexdigest()[:16]
+
+
+def read_principle_prompt(path: Path, prompt_format: PromptFormat = SELF_ALIGN) -> str:
+    """The text in front of every user prompt; UserError unless the user's words can follow it."""
+    text = read_text(path, "--prompt_file").rstrip()
+    if not text:
+        raise UserError(f"--prompt_file {path} is empty")
+    if not text.endswith(prompt_format.ends_with):
+        raise UserError(
+            f"{path} ends with {text[-20:]!r}; it must end with {prompt_format.ends_with!r}, so "
+            f"that the user's words can follow (or {format_path(path).name} beside it must tell "
+            "how its dialogue goes)"
+        )
+    return text
 
 
 def _add_prompt(prompts: dict[str, dict[str, Any]], prompt: dict[str, Any]) -> None:
@@ -63,7 +82,7 @@ def _add_prompt(prompts: dict[str, dict[str, Any]], prompt: dict[str, Any]) -> N
             f"the id {prompt['id']!r} also belongs to another prompt, "
             f"{_shortened(earlier['instruction'])!r}. Give each prompt an id of its own, or none"
         )
-    # Which of the two stays must not hang on their order in the file.
+    # Which of the two stays must not depend on their order in the file.
     prompts[prompt["id"]] = min(earlier, prompt, key=lambda p: json.dumps(p, sort_keys=True))
 
 
@@ -80,8 +99,12 @@ def _checked(row: Any) -> dict[str, Any]:
     return {**row, "id": prompt_id, "instruction": instruction, "input": input_text}
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value  # pandas writes NaN for what a row lacks
+
+
 def _text(row: dict[str, Any], name: str) -> str:
-    value = "" if row.get(name) is None else row[name]
+    value = "" if _is_missing(row.get(name)) else row[name]
     if not isinstance(value, str):
         raise ValueError(f"the {name} is {_shortened(str(value))!r}, not a text")
     try:
@@ -92,8 +115,10 @@ def _text(row: dict[str, Any], name: str) -> str:
 
 
 def _id(value: Any) -> str:
-    if value is None:
+    if _is_missing(value):
         return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # whole numbers with a gap among them: pandas makes them floats
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"the id is {_shortened(str(value))!r}, neither a text nor a whole number")
     prompt_id = str(value)
@@ -106,12 +131,19 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yields (row number from 1, row) of a .json, .jsonl or .parquet file; UserError if it's none.
+
+    A byte-order mark and blank lines are left out; only a line feed ends a line.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"no such prompt file: {path}")
+        raise UserError(f"no such prompt file: {path}")
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise ValueError(f"{path} ends with {path.suffix!r}; prompts are read from {READABLE}")
+        raise UserError(f"{path} ends with {path.suffix!r}; prompts are read from {READABLE}")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path} is a Git LFS pointer, not the file; `git lfs pull` fetches it")
     return readers[path.suffix](path)
 
 
@@ -123,33 +155,36 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield row_number, json.loads(line.decode("utf-8-sig"))
             except ValueError as error:
-                raise ValueError(f"{path}, row {row_number}: malformed JSON: {error}") from None
+                raise UserError(f"{path}, row {row_number}: malformed JSON: {error}") from None
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    """Reads an array element by element, so that an error can name its row."""
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
-    if not text or EMPTY_ARRAY.fullmatch(text):
+        raise UserError(f"{path} is not UTF-8: {error}") from None
+    if not text.strip():
         return
-    decoder = json.JSONDecoder()
-    position, row_number = 0, 1
-    while True:
-        before = BEFORE_ELEMENT.match(text, position) if row_number > 1 else OPENING.match(text)
-        if before is None:
-            break
-        try:
-            row, position = decoder.raw_decode(text, before.end())
-        except ValueError as error:
-            raise ValueError(f"{path}, row {row_number}: malformed JSON: {error}") from None
-        yield row_number, row
-        row_number += 1
-    if row_number == 1:
-        raise ValueError(f"{path} is not a JSON array; an object a line belongs in a .jsonl file")
-    if not CLOSING.fullmatch(text, position):
-        raise ValueError(f"{path}, row {row_number}: malformed JSON: expected a comma or the end ]")
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}, row {_count_rows(text) + 1}: malformed JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path} is not a JSON array; an object a line belongs in a .jsonl file")
+    yield from enumerate(rows, start=1)
+
+
+def _count_rows(text: str) -> int:
+    """The rows of a JSON array that are whole."""
+    import ijson
+
+    whole = 0
+    try:
+        for _ in ijson.items(text.encode(errors="replace"), "item"):
+            whole += 1
+    except ijson.JSONError:
+        pass
+    return whole
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -163,5 +198,5 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
                 row_number += 1
                 # Dates and the like have no JSON form; a response record carries them as text.
                 yield row_number, json.loads(json.dumps(row, default=str))
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a readable parquet file: {error}") from None

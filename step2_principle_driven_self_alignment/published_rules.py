@@ -9,7 +9,7 @@ from typing import Any
 from filter_settings import FilterSettings
 from response_text import Verdict
 
-END_MARKER = "\n\n### User"
+END_MARKER = "\n\n### User\n"
 MIN_LENGTH = 160  # of a reply that ended, with its end marker
 MAX_PROMPT_ECHO = 16
 CLAUSES = re.compile(r"(?<=[\n.?!;:,`])")
@@ -33,11 +33,13 @@ def judge_published(record: dict[str, Any], settings: FilterSettings) -> Verdict
     reply, ended, _ = reply.partition(user_marker)
     reply, finished = reply.strip(), bool(ended)
     if not finished:
-        reply = " ".join(reply.split(" ")[:-1])
+        reply = reply.rsplit(" ", 1)[0]
     marked = reply + END_MARKER if finished else reply
     parts = (part for part in (instruction, input_text) if len(part) > MAX_PROMPT_ECHO)
     reason = None
-    if finished and len(marked) < MIN_LENGTH:
+    if record.get("finish_reason") == "abandoned":  # a fragment, which there were none of
+        reason = "given_up"
+    elif finished and len(marked) < MIN_LENGTH:
         reason = "too_short"
     elif any(part in marked for part in parts):
         reason = "prompt_echo"

@@ -9,8 +9,10 @@ response_text.py.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from dummy_conversations import follows_a_name
 from exemplar_blacklist import ExemplarBlacklist
 from filter_settings import FilterSettings
 from prompt_format import joined_prompt
@@ -22,6 +24,7 @@ from unfinished_text import weighted_length
 
 MIN_LENGTH_BEFORE_LOOP = 160  # a shorter start is not worth keeping
 LEAKED_MARKER = re.compile(r"\((?:internal thoughts|auto reply)\)", re.IGNORECASE)
+ENGRAVED_HEADING = r"### ?(?:User|Dromedary)\b"  # opens a turn where step 3 engraves
 NAMED_PRINCIPLE = re.compile(r"\b[Pp]rinciples? \d{1,2} \([a-z -]+\)")
 
 
@@ -69,7 +72,7 @@ def find_leak(response: JudgedResponse) -> str | None:
     Those that the user's own prompt speaks of may stand there.
     """
     asked = response.prompt.casefold()
-    marker = LEAKED_MARKER.search(response.turns.spoken)
+    marker = LEAKED_MARKER.search(response.spoken)
     if marker and marker[0].casefold() not in asked:
         return marker[0]
     if response.settings.required_opening in response.reply:
@@ -78,6 +81,37 @@ def find_leak(response: JudgedResponse) -> str | None:
         return None
     principle = NAMED_PRINCIPLE.search(response.reply)
     return principle[0] if principle else None
+
+
+def find_turn_marker(response: JudgedResponse) -> str | None:
+    """A turn of either dialogue, the prompt's or the engraved one, in the reply, however written.
+
+    Where a marker stands as it should, the reply ended before it. What is left are the user's turn
+    inside a line, and the codename as a speaker, unless it is part of a name ("Emma Watson:").
+    """
+    dialogue = response.settings.dialogue
+    marker = _user_turn(dialogue.end_marker.strip()).search(response.reply)
+    if marker:
+        return marker[0]
+    for marker in _codename_turn(dialogue.codename).finditer(response.reply):
+        if "(" in marker[0] or not follows_a_name(response.reply, marker.start()):
+            return marker[0]
+    return None
+
+
+@cache
+def _user_turn(end_marker: str) -> re.Pattern[str]:
+    user = re.escape(end_marker.removesuffix(":"))
+    return re.compile(rf"(?<!\w){user}[*_]{{0,2}} ?[:：]|{ENGRAVED_HEADING}")
+
+
+@cache
+def _codename_turn(codename: str) -> re.Pattern[str]:
+    codename = re.escape(codename)
+    name = rf"(?<!\w){codename}(?:['’]s \w+)?[*_\"”»]{{0,3}} ?"
+    aside = r"\((?:[^()\n]|\([^()\n]*\))*\)"
+    beside = rf"\([^()\n]*[:：]|(?:{aside}[*_]{{0,2}} ?)?[:：]"
+    return re.compile(rf"{name}(?:{beside})|### ?{codename}", re.IGNORECASE)
 
 
 def find_echo(response: JudgedResponse) -> str | None:
@@ -163,6 +197,14 @@ RULES = (
         find_leak,
         {"output": GOOD + " (auto reply)"},
         {"output": GOOD + " (auto-reply)"},
+        early=True,
+    ),
+    Rule(
+        "turn_marker",
+        "a turn of the dialogue, or the codename as a speaker, stands in the reply",
+        find_turn_marker,
+        {"output": GOOD + " Watson: Yes."},
+        {"output": GOOD + " Emma Watson: an actress."},
         early=True,
     ),
     Rule(

@@ -1,8 +1,9 @@
 """A response's text, whole or begun, with all that the rules look at.
 
 The base model continues "Watson (internal thoughts):". A good continuation is the thoughts, then
-a "Watson:" turn, the reply, then a "User:" turn that shows where the reply ended. A turn begins
-at the start of a line. The names are those of the prompt's format.
+a "Watson:" turn, the reply, then a "User:" turn that shows where the reply ended. A further turn
+of Watson's shows it just as well. A turn begins at the start of a line. The names are those of the
+prompt's format.
 """
 
 import re
@@ -26,13 +27,8 @@ class ResponseTurns:
 
     thoughts: str
     reply: str | None
-    ended_by_user_turn: bool
+    ended_by_turn: bool  # another turn follows the reply
     user_turn_first: bool  # a "User:" turn comes before the reply, or instead of it
-
-    @property
-    def spoken(self) -> str:
-        """Thoughts and reply: all that the assistant wrote before the user's next turn."""
-        return self.thoughts if self.reply is None else f"{self.thoughts}\n{self.reply}"
 
 
 def split_turns(text: str, dialogue: PromptFormat = SELF_ALIGN) -> ResponseTurns:
@@ -43,8 +39,9 @@ def split_turns(text: str, dialogue: PromptFormat = SELF_ALIGN) -> ResponseTurns
         thoughts = thoughts[:before_user]
     if not reply_marker:
         return ResponseTurns(thoughts, None, False, before_user != -1)
-    reply, user_marker, _ = after.partition(dialogue.end_marker)
-    return ResponseTurns(thoughts, reply.strip(), bool(user_marker), before_user != -1)
+    next_turn = dialogue.next_turn.search(after)
+    reply = after[: next_turn.start()] if next_turn else after
+    return ResponseTurns(thoughts, reply.strip(), next_turn is not None, before_user != -1)
 
 
 class JudgedResponse:
@@ -89,10 +86,20 @@ class JudgedResponse:
         return find_loop(self.reply, self.settings.loop_words)
 
     @property
+    def spoken(self) -> str:
+        """Thoughts and reply: all that the assistant wrote before the next turn."""
+        return f"{self.turns.thoughts}\n{self.reply}"
+
+    @property
     def finished(self) -> bool:
-        """Whether the reply really ended, and not by a limit or in a loop."""
-        ended = self.turns.ended_by_user_turn or self.finish_reason in ENDS
-        return ended and self.loop is None
+        """Whether the reply really ended, and not by a limit or in a loop.
+
+        Not sure where the prompt names the codename: a line "Watson:" may then belong to the reply,
+        as in a scene with Holmes.
+        """
+        ended = self.turns.ended_by_turn or self.finish_reason in ENDS
+        named = self.settings.dialogue.codename in self.prompt
+        return ended and self.loop is None and not named
 
     @cached_property
     def clean_reply(self) -> str:
@@ -114,7 +121,8 @@ class BegunResponse(JudgedResponse):
     @cached_property
     def reply(self) -> str:
         """The reply's whole words; the last one may go on, or become a turn marker."""
-        settled = SETTLED.match(super().turns.reply or "")
+        begun = self.settings.dialogue.begun_turn.sub("", self.turns.reply or "")
+        settled = SETTLED.match(begun)
         return settled[0] if settled else ""
 
     @cached_property

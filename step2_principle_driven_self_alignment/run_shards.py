@@ -2,22 +2,23 @@
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_file import read_prompts
-from response_rows import ALLOW, TornLineError, read_responses
+from prompt_format import SELF_ALIGN, PromptFormat
 from response_shards import (
     SHARD_NAME,
+    ResponseReader,
     find_shards,
-    hash_prompt_ids,
+    finish_reasons,
     manifest_path,
     parse_shard_name,
 )
-from run_manifest import RunManifest
+from run_manifest import RunManifest, hash_prompt_ids
+from user_error import UserError
 
+ALLOW = "or go on without them with --allow_missing"
 SHOWN = 3  # ids, ranks or files that a message names before it goes on with "…"
 
 
@@ -30,16 +31,21 @@ class RunShards:
     manifest: RunManifest | None
 
     @property
+    def dialogue(self) -> PromptFormat:
+        """How the run's dialogue goes; the self-align one's without a manifest."""
+        return self.manifest.dialogue if self.manifest else SELF_ALIGN
+
+    @property
     def group_sizes(self) -> list[int]:
         """The group sizes that wrote the shards."""
-        return sorted({parse_shard_name(path)[1] for path in self.paths})
+        return sorted({parse_shard_name(path).group_size for path in self.paths})
 
     def missing_ranks(self) -> dict[int, list[int]]:
         """The ranks of each group size that no shard is from."""
         present = defaultdict(set)
         for path in self.paths:
-            _, size, rank = parse_shard_name(path)
-            present[size].add(rank)
+            name = parse_shard_name(path)
+            present[name.group_size].add(name.group_rank)
         gaps = {size: sorted(set(range(size)) - ranks) for size, ranks in present.items()}
         return {size: ranks for size, ranks in sorted(gaps.items()) if ranks}
 
@@ -54,23 +60,23 @@ class RunShards:
 def find_run_shards(pattern: str) -> RunShards:
     """The shards that a glob pattern matches; other files that match are left aside.
 
-    Raises FileNotFoundError if there are none, and ValueError if they are of several runs, or
-    without a manifest and of several group sizes.
+    Raises UserError if there are none, if they are of several runs, or without a manifest and of
+    several group sizes.
     """
     matches = [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207
     shards = [path for path in matches if SHARD_NAME.fullmatch(path.name) and path.is_file()]
     if not shards:
         found = f"{len(matches)} files, none of them" if matches else "no file"
-        raise FileNotFoundError(
+        raise UserError(
             f"--data_file_pattern {pattern} matches {found} named "
             "NAME_{GROUP_SIZE}shards_{GROUP_RANK}.jsonl"
         )
     for path in shards:
         if parse_shard_name(path) is None:
-            raise ValueError(f"{path}: this rank is not below its group size; rename the shard")
-    names = sorted({parse_shard_name(path)[0] for path in shards})
+            raise UserError(f"{path}: this rank is not below its group size; rename the shard")
+    names = sorted({parse_shard_name(path).run for path in shards})
     if len(names) > 1:
-        raise ValueError(
+        raise UserError(
             f"--data_file_pattern {pattern} matches shards of {len(names)} runs: "
             f"{shown(names)}. Merge one run at a time"
         )
@@ -78,7 +84,7 @@ def find_run_shards(pattern: str) -> RunShards:
     manifest = manifest_path(names[0])
     run = RunShards(names[0], shards, RunManifest.load(manifest) if manifest.exists() else None)
     if run.manifest is None and len(run.group_sizes) > 1:
-        raise ValueError(
+        raise UserError(
             f"--data_file_pattern {pattern} matches shards of group sizes "
             f"{shown(run.group_sizes)}, and without {manifest} nothing tells whether they belong "
             "together. Give a pattern for one group size"
@@ -86,22 +92,21 @@ def find_run_shards(pattern: str) -> RunShards:
     return run
 
 
-def find_gaps(run: RunShards, answered: Iterable[str]) -> str:
-    """What the run's shards lack, in words; "" if every prompt is answered.
+def find_gaps(run: RunShards, reader: ResponseReader) -> str:
+    """What the run's shards lack once they are read, in words; "" if every prompt is answered.
 
-    Raises ValueError if they answer prompts that are none of the run's.
+    Raises UserError if they answer prompts that are none of the run's.
     """
     if run.manifest is None:
-        gaps = run.describe_missing_ranks()
-        return f"{gaps}. Add them, {ALLOW}" if gaps else ""
-    answered = set(answered)
+        return _gaps_without_manifest(run, reader)
+    answered = reader.answered
     if hash_prompt_ids(answered) == run.manifest.prompt_ids_hash:
         return ""
     prompt_ids = _prompt_ids(run.manifest)
     strangers = sorted(answered - prompt_ids) if prompt_ids else []
     missing_count = run.manifest.prompts - len(answered) + len(strangers)
     if strangers or missing_count <= 0:
-        raise ValueError(
+        raise UserError(
             f"the shards answer prompts that are not of the run in {manifest_path(run.name)}"
             + (f": {shown(strangers)}" if strangers else "")
             + ". Remove the shards of the other run"
@@ -111,11 +116,19 @@ def find_gaps(run: RunShards, answered: Iterable[str]) -> str:
     return _describe_gaps(run, missing_count, missing, elsewhere)
 
 
+def _gaps_without_manifest(run: RunShards, reader: ResponseReader) -> str:
+    """Missing ranks, and torn lines: nothing tells whether their prompts are answered elsewhere."""
+    gaps = [f"{path}: its last line is torn" for path in reader.torn]
+    if run.missing_ranks():
+        gaps.append(f"{run.describe_missing_ranks()}. Add them")
+    return f"{'; '.join(gaps)}, {ALLOW}" if gaps else ""
+
+
 def _prompt_ids(manifest: RunManifest) -> set[str]:
     """The ids of the run's prompts; empty if the prompt file has moved or changed since."""
     try:
         prompts = read_prompts(Path(manifest.input_file))
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return set()
     ids = [prompt["id"] for prompt in prompts][: manifest.prompts]
     return set(ids) if hash_prompt_ids(ids) == manifest.prompt_ids_hash else set()
@@ -124,16 +137,8 @@ def _prompt_ids(manifest: RunManifest) -> set[str]:
 def _answered_elsewhere(run: RunShards, answered: set[str]) -> dict[Path, set[str]]:
     """Which unanswered prompts the run's shards outside the pattern answer."""
     others = [path for path in find_shards(run.name) if path not in run.paths]
-    found = {path: _answered_ids(path) - answered for path in others}
+    found = {path: set(finish_reasons([path])) - answered for path in others}
     return {path: ids for path, ids in found.items() if ids}
-
-
-def _answered_ids(shard: Path) -> set[str]:
-    ids = set()
-    with suppress(TornLineError):
-        for _, record in read_responses(shard):
-            ids.add(record["id"])
-    return ids
 
 
 def _describe_gaps(

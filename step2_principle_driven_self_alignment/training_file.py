@@ -7,13 +7,16 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from user_error import UserError
 
-COLUMNS = ("example_id", "id", "instruction", "input", "output", "finished", "source")
+COLUMNS = (
+    *("example_id", "id", "instruction", "input", "output", "finished", "source"),
+    "principles",
+)
 ROWS_PER_GROUP = 10_000
 PARQUET = Path("data", "train-00000-of-00001.parquet")
 
@@ -79,13 +82,14 @@ def write_records(lines: Iterator[bytes], path: Path, suffix: str) -> None:
         file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
 
 
-def write_parquet(lines: Iterator[bytes], path: Path) -> None:
-    """Writes encoded records as parquet: the columns of every training record, no others."""
+def write_parquet(lines: Iterator[bytes], path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Writes encoded records as parquet: the columns that every training record has, no others."""
     import pyarrow
     import pyarrow.parquet
 
     types = {"example_id": pyarrow.int64(), "finished": pyarrow.bool_()}
-    schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in COLUMNS])
+    types["principles"] = pyarrow.list_(pyarrow.int64())
+    schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
         for line in lines:

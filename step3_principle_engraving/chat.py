@@ -8,14 +8,16 @@ The reply streams in and stops at its end marker. Ctrl-C stops a reply, Ctrl-D e
 empty conversation starts with /new. `--prompt` prints one reply to stdout and nothing else.
 """
 
+# ruff: noqa: E402  the flags are looked at before the imports that take seconds
+
 import argparse
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from dialogue_format import (
     DEFAULT_META_PROMPTS,
     END_MARKER,
@@ -25,20 +27,12 @@ from dialogue_format import (
     choose_meta_prompt,
     engraved_prompt,
 )
-from engraved_model import DTYPES, load_base_model, load_engraved_model, load_tokenizer, read_json
-from engraving_data import DialogueTokenizer
-from exact_checkpoints import FINGERPRINT
-from reply_measures import padding_id
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.generation.streamers import BaseStreamer
+from engraving_command import DTYPE_NAMES, CommandParser, run_command
+from plain_files import read_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = CommandParser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model_name_or_path", required=True, help="an exported model, or a base model")
     add("--adapter_dir", type=Path, help="the --output_dir of finetune.py, on top of the base")
@@ -49,15 +43,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.0, help="0: always the most likely token")
     add("--top_p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
     add("--seed", type=int, default=42, help="of the sampling")
-    add("--dtype", choices=sorted(DTYPES), help="of the weights; the model's own if left out")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
-    add("--trust_remote_code", action="store_true", help="run code that lies in the model folder")
+    add("--dtype", choices=DTYPE_NAMES, help="of the weights; the model's own if left out")
+    add("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where to run")
     args = parser.parse_args(argv)
-    if args.temperature < 0 or not 0 < args.top_p <= 1 or args.max_new_tokens < 1:
+    if not 0 <= args.temperature < math.inf or not 0 < args.top_p <= 1 or args.max_new_tokens < 1:
         parser.error(
             "--temperature must be 0 or more, --top_p in (0, 1], --max_new_tokens 1 or more"
         )
     return args
+
+
+if __name__ == "__main__":
+    parse_args()
+
+import torch
+from engraved_model import (
+    DTYPES,
+    choose_device,
+    load_base_model,
+    load_engraved_model,
+    load_tokenizer,
+)
+from engraving_data import DialogueTokenizer
+from exact_checkpoints import FINGERPRINT
+from reply_measures import padding_id
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.generation.streamers import BaseStreamer
 
 
 def main() -> int:
@@ -66,7 +77,7 @@ def main() -> int:
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
     system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
-    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    tokenizer = load_tokenizer(args.model_name_or_path)
     conversation = Conversation(load_model(args), tokenizer, system, args)
     set_seed(args.seed)
     if args.prompt is not None:
@@ -96,13 +107,12 @@ def talk(conversation: "Conversation") -> int:
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
-    dtype = DTYPES.get(args.dtype)
+    dtype, device = DTYPES.get(args.dtype), choose_device(args.device)
     if args.adapter_dir is None:
         return load_base_model(
             args.model_name_or_path,
             dtype=dtype,
-            device=args.device,
-            trust_remote_code=args.trust_remote_code,
+            device=device,
         )
     path = args.adapter_dir / FINGERPRINT
     bits = read_json(path)["bits"] if path.is_file() else 16
@@ -111,8 +121,7 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
         args.adapter_dir,
         bits=bits,
         dtype=dtype,
-        device=args.device,
-        trust_remote_code=args.trust_remote_code,
+        device=device,
     )
 
 
@@ -215,7 +224,4 @@ def safe_length(text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

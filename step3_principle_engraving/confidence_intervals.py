@@ -1,7 +1,7 @@
-"""95 % confidence intervals of shares, means and paired differences."""
+"""95 % confidence intervals of shares, and by resampling of means, medians and other statistics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,13 +20,20 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    values: Sequence[float], seed: int, resamples: int = 2000
+    values: Sequence[object],
+    seed: int,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    resamples: int = 2000,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean, by resampling with replacement (Efron 1979)."""
+    """Percentile interval of a statistic of `values`, resampled with replacement (Efron 1979).
+
+    `values` are numbers, or rows of numbers that `statistic` takes as `[rows, columns]`.
+    """
     values = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    means = [
-        values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)
+    found = [
+        statistic(values[generator.integers(len(values), size=len(values))])
+        for _ in range(resamples)
     ]
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)

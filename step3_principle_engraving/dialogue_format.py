@@ -18,6 +18,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from engraving_command import UserError
+from plain_files import read_text
+
 USER_HEADING = "### User"
 ASSISTANT_HEADING = "### Dromedary"
 REPLY_CUE = f"\n\n{ASSISTANT_HEADING}\n"
@@ -53,12 +56,12 @@ class MetaPrompt:
 def load_meta_prompts(pattern: str) -> list[MetaPrompt]:
     """The meta-prompts of the files that match a glob pattern, sorted by file name.
 
-    Raises FileNotFoundError when nothing matches and ValueError for a file that lacks the heading.
+    Raises UserError when nothing matches, and for a file that lacks the heading.
     """
     folder, name = Path(pattern).parent, Path(pattern).name
     paths = sorted(path for path in folder.glob(name) if path.is_file())
     if not paths:
-        raise FileNotFoundError(
+        raise UserError(
             f"no meta-prompt matches '{pattern}'; give --meta_prompt_pattern the path of text files"
         )
     return [_read_meta_prompt(path) for path in paths]
@@ -73,13 +76,13 @@ def choose_meta_prompt(pattern: str, wanted: str) -> MetaPrompt:
         if wanted in prompt.name:
             return prompt
     names = ", ".join(prompt.name for prompt in prompts)
-    raise ValueError(f"no system prompt '{wanted}': --system takes a file or a word of {names}")
+    raise UserError(f"no system prompt '{wanted}': --system takes a file or a word of {names}")
 
 
 def _read_meta_prompt(path: Path) -> MetaPrompt:
-    text = path.read_text(encoding="utf-8").strip()
+    text = read_text(path).strip()
     if not text.endswith(USER_HEADING) or not text.removesuffix(USER_HEADING).strip():
-        raise ValueError(
+        raise UserError(
             f"the meta-prompt {path} must hold a text and end with the line '{USER_HEADING}'"
         )
     return MetaPrompt(path.stem, text.removesuffix(USER_HEADING).strip())

@@ -1,12 +1,11 @@
 """Loading: tokenizer, base model (4-bit or in its own precision), adapter on top, merged export."""
 
-import hashlib
-import json
 import logging
 import sys
 from pathlib import Path
 
 import torch
+from engraving_command import DTYPE_NAMES, UserError
 
 # On import, it recommends a package that doesn't fit the pinned versions.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -29,22 +28,30 @@ from transformers import (  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 ADAPTER_CONFIG = "adapter_config.json"
-_DIGEST_BYTES = 1 << 20
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
-def load_tokenizer(
-    model_name_or_path: str, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def choose_device(wanted: str) -> str:
+    """`cuda` or `cpu`. Raises UserError rather than train on the CPU of a machine that has GPUs."""
+    if wanted == "cpu" or torch.cuda.is_available():
+        return "cpu" if wanted == "cpu" else "cuda"
+    reason = "torch sees no GPU"
+    if torch.version.cuda and sorted(Path("/dev").glob("nvidia[0-9]*")):
+        reason = (
+            f"this machine has a GPU, but torch's CUDA {torch.version.cuda} can't use it (an older "
+            "driver? nvidia-smi names it)"
+        )
+    elif wanted == "auto":
+        return "cpu"
+    raise UserError(f"{reason}; --device cpu trains on the CPU")
+
+
+def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub name, told to add no special tokens by itself."""
     try:
-        return AutoTokenizer.from_pretrained(
-            model_name_or_path,
-            trust_remote_code=trust_remote_code,
-            clean_up_tokenization_spaces=False,
-        )
+        return AutoTokenizer.from_pretrained(model_name_or_path, clean_up_tokenization_spaces=False)
     except (OSError, ValueError) as error:
-        raise ValueError(_loading_advice("tokenizer", model_name_or_path, error)) from error
+        raise UserError(_loading_advice("tokenizer", model_name_or_path, error)) from error
 
 
 def load_base_model(
@@ -54,9 +61,9 @@ def load_base_model(
     dtype: torch.dtype | None = None,
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """The base model on `device`. `bits=4` quantises it to NF4 with double quantisation.
+    """The base model on `device`, where `auto` spreads it over all GPUs. `bits=4` quantises it to
+    NF4 with double quantisation.
 
     `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
     own.
@@ -64,22 +71,21 @@ def load_base_model(
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(model_name_or_path)
         dtype = dtype or config.dtype or torch.float32
         model = AutoModelForCausalLM.from_pretrained(
             model_name_or_path,
             dtype=dtype,
             attn_implementation=attention,
-            trust_remote_code=trust_remote_code,
-            device_map={"": device},
+            device_map="auto" if device == "auto" else {"": device},
             quantization_config=nf4_config(dtype) if bits == 4 else None,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(_loading_advice("model", model_name_or_path, error)) from error
-    if bits == 4 and torch.device(device).type == "cpu":
+        raise UserError(_loading_advice("model", model_name_or_path, error)) from error
+    if bits == 4 and model.device.type == "cpu":
         _keep_weights_as_quantised(model)
     if attention != "sdpa" and not model._supports_attention_backend:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} takes no registered attention; use --packing false"
         )
     return model
@@ -150,14 +156,11 @@ def load_engraved_model(
     bits: int,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """What fine-tuning left in `engraved_dir`: base + adapter, or the fully trained model."""
     if not is_adapter(engraved_dir):
         return load_base_model(str(engraved_dir), dtype=dtype, device=device)
-    model = load_base_model(
-        base, bits=bits, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-    )
+    model = load_base_model(base, bits=bits, dtype=dtype, device=device)
     return PeftModel.from_pretrained(model, engraved_dir, autocast_adapter_dtype=True)
 
 
@@ -167,7 +170,6 @@ def merged_model(
     *,
     bits: int,
     dtype: torch.dtype | None = None,
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The engraved model without adapter layers, in `dtype`.
 
@@ -176,7 +178,7 @@ def merged_model(
     """
     if not is_adapter(engraved_dir):
         return load_base_model(str(engraved_dir), dtype=dtype)
-    model = load_base_model(base, bits=bits, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = load_base_model(base, bits=bits, dtype=dtype)
     if bits == 4:
         model = model.dequantize()
         target = dtype or torch.float32
@@ -185,38 +187,14 @@ def merged_model(
 
 
 def is_adapter(folder: Path) -> bool:
-    """True for an adapter, False for a whole model; FileNotFoundError for neither."""
+    """True for an adapter, False for a whole model; UserError for neither."""
     if (folder / ADAPTER_CONFIG).is_file():
         return True
     if (folder / "config.json").is_file():
         return False
-    raise FileNotFoundError(
+    raise UserError(
         f"no adapter or model in '{folder}'; give the --output_dir of a finished fine-tuning"
     )
-
-
-def weight_files(model_name_or_path: str) -> dict[str, str]:
-    """Names and digests of a local model's files that decide its outputs, for a fingerprint."""
-    folder = Path(model_name_or_path)
-    if not folder.is_dir():
-        return {}
-    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*")
-    return {path.name: _digest(path) for glob in patterns for path in sorted(folder.glob(glob))}
-
-
-def _digest(path: Path) -> str:
-    # Size and both ends: another training changes them, and 140 GB take minutes to read.
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(str(size).encode() + file.read(_DIGEST_BYTES))
-        file.seek(max(0, size - _DIGEST_BYTES))
-        digest.update(file.read(_DIGEST_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _loading_advice(what: str, name: str, error: Exception) -> str:

@@ -18,6 +18,7 @@ from dialogue_format import (
     split_turns,
     user_message,
 )
+from engraving_command import UserError
 from tqdm import tqdm
 from training_records import TrainingRecord
 from transformers import PreTrainedTokenizerBase
@@ -156,7 +157,7 @@ class EngravingData(torch.utils.data.Dataset):
             self.counts.unfinished += not ended
             self._add(Example(prompt + reply.input_ids, [IGNORED] * len(prompt) + reply.labels))
         if not self.examples:
-            raise ValueError(
+            raise UserError(
                 f"none of the {self.counts.records} records has a reply to learn from; "
                 "check the field 'output' of the data file"
             )

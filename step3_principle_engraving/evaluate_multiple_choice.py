@@ -3,29 +3,45 @@
     python evaluate_multiple_choice.py --base_model BASE --engraved_model exported \\
         --data_files TruthfulQA.csv,hhh_pairs.json --output_file multiple_choice.json
 
-Both models see the same prompts, in the engraved format, and every choice of every question is
-scored by its log-likelihood. Prints a table with 95 % confidence intervals and writes it with all
-scores as JSON. A data file is a .json, .jsonl or .csv file, or NAME[:CONFIG] of a Hub data set.
+All models answer the same questions, and every choice of every question is scored by its
+log-likelihood. Prints a table with 95 % confidence intervals and writes it with all scores as JSON.
+A data file is a .json, .jsonl, .csv or .parquet file, or NAME[:CONFIG] of a Hub data set.
+`--principle_prompt_file` adds a row: the base model behind the principle prompt.
 """
 
-import argparse
-import json
 import logging
+import math
 import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain, compress, islice
 from pathlib import Path
+from typing import Any
 
-import torch
-from confidence_intervals import bootstrap_interval, wilson_interval
-from dialogue_format import DEFAULT_META_PROMPTS, MetaPrompt, choose_meta_prompt, engraved_prompt
-from engraved_model import DTYPES, load_base_model, load_tokenizer
-from engraving_data import DialogueTokenizer
-from multiple_choice import (
-    Question,
-    choice_log_likelihoods,
-    question_score,
-    questions_of_rows,
-    read_questions,
+import pandas
+from compared_models import (
+    BASE,
+    ENGRAVED,
+    READABLE,
+    WITH_PRINCIPLES,
+    add_model_flags,
+    check_model_flags,
+    context_length,
+    encode_reply,
+    engraved_dialogue,
+    load_model,
+    principles_dialogue,
+    read_principles,
+    tokenizer_of,
 )
+from confidence_intervals import bootstrap_interval, wilson_interval
+from dialogue_format import DEFAULT_META_PROMPTS, choose_meta_prompt
+from engraving_command import CommandParser, UserError, run_command
+from log_likelihoods import Continuation, log_likelihoods
+from multiple_choice import Question, load_questions, question_score
+from plain_files import write_json
 
 logger = logging.getLogger("evaluate_multiple_choice")
 
@@ -37,27 +53,26 @@ def comma_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def parse_args() -> Namespace:
+    parser = CommandParser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--base_model", required=True, help="the model before")
-    add("--engraved_model", required=True, help="the exported model")
+    add_model_flags(parser)
+    add("--principle_prompt_file", type=Path, help="one more row: the base behind this prompt")
     add("--data_files", type=comma_list, required=True, help="files or Hub names, comma-separated")
     add("--output_file", type=Path, required=True, help="JSON to write")
     add("--system", default="standard", help="system prompt: a word of its name, or a text file")
     add("--meta_prompt_pattern", default=DEFAULT_META_PROMPTS, help="glob of the system prompts")
     add("--batch_size", type=int, default=16, help="choices scored at once")
-    add("--limit", type=int, help="only the first questions of each file")
+    add("--limit", type=int, help="only the first questions of each task of each file")
     add("--seed", type=int, default=42, help="of the bootstrap")
-    add("--dtype", choices=sorted(DTYPES), help="of the weights; the models' own if left out")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
-    args = parser.parse_args(argv)
-    if args.batch_size < 1 or (args.limit is not None and args.limit < 1):
-        parser.error("--batch_size and --limit must be 1 or more")
+    args = parser.parse_args()
+    check_model_flags(parser, args)
+    if args.batch_size < 1 or (args.limit is not None and args.limit < 1) or args.seed < 0:
+        parser.error("--batch_size and --limit must be 1 or more, --seed 0 or more")
+    if not args.data_files:
+        parser.error("--data_files names no file")
+    if not args.output_file.parent.is_dir():
+        parser.error(f"--output_file: no folder '{args.output_file.parent}'; make it first")
     return args
 
 
@@ -66,105 +81,155 @@ def main() -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
-    questions = [row for name in args.data_files for row in load_questions(name, args.limit)]
-    system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
-    scores = {
-        side: score_model(name, questions, system, args)
-        for side, name in (("base", args.base_model), ("engraved", args.engraved_model))
-    }
-    results = {task: compare(task, questions, scores, args.seed) for task in tasks_of(questions)}
-    print_table(results)
-    write_results(args, questions, scores, results)
+    questions, left_out = load_questions(args.data_files, args.limit)
+    encoded = encode_questions(args, questions)
+    questions, encoded = leave_out_too_long(args, questions, encoded, left_out)
+    for reason, count in left_out.items():
+        logger.warning("left out: %d %s", count, reason)
+    scores = score_choices(args, encoded)
+    results = compare_tasks(questions, scores, args.seed)
+    print(as_table(results))
+    write_results(args, questions, left_out, scores, results)
     return 0
 
 
-def load_questions(name: str, limit: int | None) -> list[Question]:
-    """Questions of a local file or a Hub data set."""
-    if Path(name).suffix in (".json", ".jsonl", ".csv"):
-        questions = read_questions(Path(name))
-    else:
-        questions = questions_of_rows(_hub_rows(name), name)
-    kept: dict[str, int] = {}
-    chosen = []
-    for question in questions:
-        kept[question.task] = kept.get(question.task, 0) + 1
-        if limit is None or kept[question.task] <= limit:
-            chosen.append(question)
-    return chosen
+def encode_questions(
+    args: Namespace, questions: Sequence[Question]
+) -> dict[str, list[list[Continuation]]]:
+    """For each model, each question and each choice: the prompt and the choice as token ids."""
+    system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
+    dialogues = {side: partial(engraved_dialogue, system) for side in (BASE, ENGRAVED)}
+    if args.principle_prompt_file is not None:
+        principles = read_principles(args.principle_prompt_file)
+        dialogues[WITH_PRINCIPLES] = partial(principles_dialogue, principles)
+    encoded = {}
+    for side in (side for side in READABLE if side in dialogues):
+        tokenizer = tokenizer_of(args, side)
+        encoded[side] = [
+            [
+                encode_reply(tokenizer, dialogues[side](question.turns), choice)
+                for choice in question.choices
+            ]
+            for question in questions
+        ]
+    return encoded
 
 
-def _hub_rows(name: str) -> list:
-    import datasets
+def leave_out_too_long(
+    args: Namespace, questions: list[Question], encoded: dict, left_out: Counter
+) -> tuple[list[Question], dict]:
+    """Drops questions that don't fit the context of one of the models, for all of them."""
+    fits = [True] * len(questions)
+    for side, rows in encoded.items():
+        limit = context_length(args, side)
+        for index, choices in enumerate(rows):
+            fits[index] &= all(len(row.prompt) + len(row.text) <= limit for row in choices)
+    if not any(fits):
+        raise UserError(f"no question fits the models' context ({limit:,} tokens)")
+    if not all(fits):
+        left_out["longer than a model's context"] += fits.count(False)
+    keep = partial(compress, selectors=fits)
+    return list(keep(questions)), {side: list(keep(rows)) for side, rows in encoded.items()}
 
-    path, _, config = name.partition(":")
-    try:
-        parts = datasets.load_dataset(path, config or None)
-    except Exception as error:  # the library raises many kinds for a missing network
-        raise ValueError(
-            f"the Hub data set '{name}' can't be loaded ({str(error).splitlines()[0]}); "
-            "--data_files also takes local .json, .jsonl and .csv files"
-        ) from error
-    return [row for part in parts.values() for row in part]
+
+def score_choices(
+    args: Namespace, encoded: dict[str, list[list[Continuation]]]
+) -> dict[str, list[list[float]]]:
+    """Log-likelihoods of all choices in nats, for each row of the table."""
+    of_base = {side: rows for side, rows in encoded.items() if side != ENGRAVED}
+    return {
+        **score_model(args, BASE, of_base),
+        **score_model(args, ENGRAVED, {ENGRAVED: encoded[ENGRAVED]}),
+    }
 
 
 def score_model(
-    name: str, questions: list[Question], system: MetaPrompt, args: argparse.Namespace
-) -> list[list[float]]:
-    """Log-likelihoods of all choices under one model."""
-    tokenizer = DialogueTokenizer(load_tokenizer(name))
-    model = load_base_model(name, dtype=DTYPES.get(args.dtype), device=args.device).eval()
-    prompts = [engraved_prompt(system, question.text) for question in questions]
-    return choice_log_likelihoods(model, tokenizer, prompts, questions, args.batch_size)
+    args: Namespace, weights: str, encoded: dict[str, list[list[Continuation]]]
+) -> dict[str, list[list[float]]]:
+    model = load_model(args, weights)
+    scores = {}
+    for side, questions in encoded.items():
+        rows = list(chain.from_iterable(questions))
+        values = log_likelihoods(model, rows, args.batch_size, f"scoring {READABLE[side]}")
+        if not all(map(math.isfinite, values)):
+            raise UserError(
+                f"the {weights} model gives log-likelihoods that are no numbers: its weights are "
+                "damaged, or too large for the dtype (try --dtype float32)"
+            )
+        remaining = iter(values)
+        scores[side] = [list(islice(remaining, len(question))) for question in questions]
+    return scores
 
 
-def tasks_of(questions: list[Question]) -> list[str]:
-    found = {question.task for question in questions}
-    return [task for task in TASKS if task in found]
+# Results
 
 
-def compare(
-    task: str, questions: list[Question], scores: dict[str, list[list[float]]], seed: int
-) -> dict[str, object]:
-    """Score and interval of both models, and of their difference (paired bootstrap)."""
-    values = {
-        side: [
-            question_score(question, row)
-            for question, row in zip(questions, rows, strict=True)
-            if question.task == task
-        ]
-        for side, rows in scores.items()
-    }
-    count = len(values["base"])
-    result: dict[str, object] = {"questions": count}
-    for side, row in values.items():
+def compare_tasks(
+    questions: Sequence[Question], scores: dict[str, list[list[float]]], seed: int
+) -> dict[str, dict[str, Any]]:
+    """For each task, and each category of the pairs, the models' scores with their intervals."""
+    table = pandas.DataFrame(
+        {
+            "task": [question.task for question in questions],
+            "category": [question.category for question in questions],
+            **{
+                side: list(map(question_score, questions, log_likelihoods))
+                for side, log_likelihoods in scores.items()
+            },
+        }
+    )
+    results = {}
+    for task in (task for task in TASKS if task in set(table.task)):
+        values = table[table.task == task]
+        results[task] = compare(task, values[list(scores)], seed)
+        if task == "pairs" and values.category.nunique() > 1:
+            results[task]["categories"] = {
+                category: compare(task, part[list(scores)], seed)
+                for category, part in values.groupby("category")
+            }
+    return results
+
+
+def compare(task: str, values: pandas.DataFrame, seed: int) -> dict[str, Any]:
+    """Score and interval of each model, and of the gain by engraving (paired bootstrap)."""
+    result: dict[str, Any] = {"questions": len(values)}
+    for side, scores in values.items():
         if task == "mc2":
-            interval = bootstrap_interval(row, seed)
+            interval = bootstrap_interval(scores, seed)
         else:
-            interval = wilson_interval(round(sum(row)), count)
-        result[side] = {"score": sum(row) / count, "interval": interval}
-    differences = [after - before for before, after in zip(*values.values(), strict=True)]
-    result["difference"] = {
-        "score": sum(differences) / count,
-        "interval": bootstrap_interval(differences, seed),
-    }
+            interval = wilson_interval(round(scores.sum()), len(scores))
+        result[side] = {"score": scores.mean(), "interval": interval}
+    gains = values[ENGRAVED] - values[BASE]
+    result["difference"] = {"score": gains.mean(), "interval": bootstrap_interval(gains, seed)}
     return result
 
 
-def print_table(results: dict[str, dict]) -> None:
-    columns = ("base", "engraved", "difference")
-    print(f"{'task':<6} {'questions':>9}  " + "".join(f"{name:<24}" for name in columns))
+def as_table(results: dict[str, dict]) -> str:
+    """The results as text: a line for each task and category, a column for each model."""
+    lines = []
     for task, result in results.items():
-        cells = [
-            f"{result[name]['score']:.3f} [{result[name]['interval'][0]:.3f}, "
-            f"{result[name]['interval'][1]:.3f}]"
-            for name in columns
-        ]
-        print(f"{TASKS[task]:<6} {result['questions']:>9}  " + "".join(f"{c:<24}" for c in cells))
+        lines.append({"task": TASKS[task], **_cells(result)})
+        for category, part in result.get("categories", {}).items():
+            lines.append({"task": f"  {category}", **_cells(part)})
+    table = pandas.DataFrame(lines)
+    width = table["task"].str.len().max()
+    return table.to_string(index=False, formatters={"task": f"{{:<{width}}}".format})
+
+
+def _cells(result: dict[str, Any]) -> dict[str, object]:
+    cells: dict[str, object] = {"questions": result["questions"]}
+    for column in (*READABLE, "difference"):
+        if column in result:
+            low, high = result[column]["interval"]
+            name = READABLE.get(column, column)
+            cells[name] = f"{result[column]['score']:.3f} [{low:.3f}, {high:.3f}]"
+    return cells
 
 
 def write_results(
-    args: argparse.Namespace,
-    questions: list[Question],
+    args: Namespace,
+    questions: Sequence[Question],
+    left_out: Counter,
     scores: dict[str, list[list[float]]],
     results: dict[str, dict],
 ) -> None:
@@ -172,7 +237,9 @@ def write_results(
     rows = [
         {
             "task": question.task,
-            "question": question.text,
+            "category": question.category,
+            "question": question.turns[-1],
+            "earlier_turns": question.turns[:-1],
             "choices": question.choices,
             "labels": question.labels,
             **{f"{side}_log_likelihoods": scores[side][index] for side in scores},
@@ -181,18 +248,14 @@ def write_results(
     ]
     content = {
         "base_model": args.base_model,
-        "engraved_model": args.engraved_model,
+        "engraved_model": args.engraved_model or str(args.adapter_dir),
         "data_files": args.data_files,
+        "left_out": left_out,
         "results": results,
         "questions": rows,
     }
-    partial = args.output_file.with_name(args.output_file.name + ".part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(args.output_file)
+    write_json(args.output_file, content)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

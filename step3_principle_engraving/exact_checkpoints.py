@@ -2,19 +2,26 @@
 
 A checkpoint is written into a staging folder, gets a manifest with the size and SHA-256 of every
 file, reaches the disk, and is renamed into place. A folder whose files don't match its manifest is
-not used. The fingerprint of a run lists what decides its result; a run that differs in one of these
-is refused.
+not used. The fingerprint of a run lists what decides its result: equal fingerprints train the same
+model, and a run that differs in one field is refused.
 """
 
+import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training_records import hash_file
+from dialogue_format import MetaPrompt
+from engraving_arguments import EngravingArguments
+from engraving_command import UserError
+from plain_files import hash_file, read_json, to_disk
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +29,85 @@ STAGING = ".saving"
 MANIFEST = "checkpoint_manifest.json"
 FINGERPRINT = "run_fingerprint.json"
 COMPLETED = "completed"
+OWN_SETTINGS = (
+    *("source_max_len", "target_max_len", "bits", "full_finetune", "lora_r", "lora_alpha"),
+    *("lora_dropout", "packing"),
+)
+TRAINING_SETTINGS = (
+    *("seed", "data_seed", "learning_rate", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps"),
+    *("bf16", "fp16", "neftune_noise_alpha", "optim_args"),
+)
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+_DIGEST_BYTES = 1 << 20
+
+
+def run_fingerprint(
+    arguments: EngravingArguments, recipe: "TrainingArguments", meta_prompts: list[MetaPrompt]
+) -> dict[str, object]:
+    """Field names and values, ready for JSON. The number of processes is none of them, examples a
+    step are.
+    """
+    return {
+        "base_model": str(arguments.model_name_or_path).rstrip("/").rsplit("/", 1)[-1],
+        "base_model_files": model_files(arguments.model_name_or_path),
+        "data_sha256": hash_file(Path(arguments.data_file)),
+        "meta_prompts": {prompt.name: prompt.system for prompt in meta_prompts},
+        "examples_per_step": examples_per_step(recipe),
+        "micro_batch_size": recipe.per_device_train_batch_size,
+        "optim": str(getattr(recipe.optim, "value", recipe.optim)),
+        "lr_scheduler_type": str(
+            getattr(recipe.lr_scheduler_type, "value", recipe.lr_scheduler_type)
+        ),
+        **{name: getattr(arguments, name) for name in OWN_SETTINGS},
+        **{name: getattr(recipe, name) for name in TRAINING_SETTINGS},
+    }
+
+
+def examples_per_step(recipe: "TrainingArguments") -> int:
+    """Examples that one optimizer step sees, over all processes."""
+    micro_batches = recipe.gradient_accumulation_steps * recipe.world_size
+    return recipe.per_device_train_batch_size * micro_batches
+
+
+def model_files(model_name_or_path: str) -> dict[str, str]:
+    """Names and digests of a local model's files that decide its outputs."""
+    folder = Path(model_name_or_path)
+    if not folder.is_dir():
+        return {}
+    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*")
+    return {path.name: _digest(path) for glob in patterns for path in sorted(folder.glob(glob))}
+
+
+def _digest(path: Path) -> str:
+    # Size and both ends: another training changes them, and 140 GB take minutes to read.
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(str(size).encode() + file.read(_DIGEST_BYTES))
+        file.seek(max(0, size - _DIGEST_BYTES))
+        digest.update(file.read(_DIGEST_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_run(output_dir: Path, fingerprint: dict) -> None:
+    """Raises UserError where output_dir belongs to another run, naming the first other field."""
+    path = output_dir / FINGERPRINT
+    if not path.is_file():
+        return
+    earlier = read_json(path)
+    now = json.loads(json.dumps(fingerprint))
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            raise UserError(
+                f"{output_dir} holds a run with {name} = {_short(earlier.get(name))}, "
+                f"this one has {_short(now.get(name))}: going on would train something else; "
+                "use the same settings or another --output_dir"
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def clear_staging(output_dir: Path) -> Path:
@@ -40,12 +125,12 @@ def publish_checkpoint(staged: Path, output_dir: Path) -> Path:
     }
     (staged / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     for path in [*_files(staged), staged]:
-        _to_disk(path)
+        to_disk(path)
     target = output_dir / staged.name
     if target.exists():  # a damaged one of an earlier attempt; a rename can't replace a full folder
         target.rename(staged.with_name(f"replaced-{staged.name}"))
     staged.rename(target)
-    _to_disk(output_dir)
+    to_disk(output_dir)
     return target
 
 
@@ -100,42 +185,5 @@ def remove_old_checkpoints(output_dir: Path, keep: int | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file beside and renames it, so that nobody reads half of it."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    _to_disk(partial)
-    partial.replace(path)
-
-
-def refuse_other_run(output_dir: Path, fingerprint: dict) -> None:
-    """Raises ValueError where output_dir belongs to another run, naming the first other field."""
-    path = output_dir / FINGERPRINT
-    if not path.is_file():
-        return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    for name in sorted(earlier.keys() | fingerprint.keys()):
-        before, now = earlier.get(name), fingerprint.get(name)
-        if before != now:
-            raise ValueError(
-                f"{output_dir} holds a run with {name} = {_short(before)}, "
-                f"this one has {_short(now)}: going on would train something else; "
-                "use the same settings or another --output_dir"
-            )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

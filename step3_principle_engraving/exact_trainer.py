@@ -28,14 +28,11 @@ DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class ExactTrainer(Trainer):
-    """Trains on EngravingData; `packing` and `loss_weighting` as in EngravingArguments."""
+    """Trains on EngravingData; `packing` as in EngravingArguments."""
 
-    def __init__(
-        self, *args: object, packing: bool = True, loss_weighting: str = "tokens", **kwargs: object
-    ) -> None:
+    def __init__(self, *args: object, packing: bool = True, **kwargs: object) -> None:
         collator = packed_batch if packing else padded_batch
         super().__init__(*args, data_collator=collator, **kwargs)
-        self.loss_weighting = loss_weighting
         self.loss_is_scaled_for_ga = True
         self._tokens_since_log, self._last_log_time = 0, time.perf_counter()
 
@@ -87,9 +84,7 @@ class ExactTrainer(Trainer):
         tokens.
         """
         self._tokens_since_log += real_tokens(inputs)
-        loss, count = summed_loss(model, inputs)
-        if self.loss_weighting == "micro_batches":
-            return loss / count.clamp(min=1) / self.current_gradient_accumulation_steps
+        loss, _ = summed_loss(model, inputs)
         # Gradients are averaged over processes, while this is a share of a sum: undo the average.
         return loss * self.args.world_size / num_items_in_batch
 

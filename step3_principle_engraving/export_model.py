@@ -8,6 +8,8 @@ base is merged into the dequantised weights, the ones that it was trained on. Th
 beside and renamed; an earlier export in its place is replaced, anything else there is left alone.
 """
 
+# ruff: noqa: E402  the flags are looked at before the imports that take seconds
+
 import argparse
 import json
 import logging
@@ -15,36 +17,17 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
-from dialogue_format import (
-    DEFAULT_META_PROMPTS,
-    STOP_STRING,
-    MetaPrompt,
-    chat_template,
-    choose_meta_prompt,
-)
-from engraved_model import DTYPES, is_adapter, load_tokenizer, merged_model, read_json
-from exact_checkpoints import COMPLETED, FINGERPRINT
-from model_card import model_card
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger("export_model")
-
-SUMMARY = "training_summary.json"
-MARK = "export_summary.json"
+from dialogue_format import DEFAULT_META_PROMPTS, MetaPrompt
+from engraving_command import DTYPE_NAMES, CommandParser, UserError, run_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = CommandParser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model_name_or_path", required=True, help="the base model that was fine-tuned")
     add("--adapter_dir", type=Path, required=True, help="the --output_dir of finetune.py")
     add("--output_dir", type=Path, required=True, help="folder to write")
-    add("--dtype", choices=sorted(DTYPES), help="of the weights; the base's own if left out")
+    add("--dtype", choices=DTYPE_NAMES, help="of the weights; the base's own if left out")
     add(
         "--bits", type=int, choices=(4, 16), help="of the base in training; known for finetune.py's"
     )
@@ -55,8 +38,48 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="default system prompt: a word of its name, or a text file",
     )
     add("--max_new_tokens", type=int, default=512, help="longest reply, in the generation config")
-    add("--trust_remote_code", action="store_true", help="run code that lies in the model folder")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.max_new_tokens < 1:
+        parser.error(f"--max_new_tokens {args.max_new_tokens} must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()
+
+import jinja2
+import torch
+from dialogue_format import (
+    ASSISTANT_HEADING,
+    STOP_STRING,
+    USER_HEADING,
+    chat_template,
+    choose_meta_prompt,
+)
+from engraved_model import DTYPES, is_adapter, load_tokenizer, merged_model
+from exact_checkpoints import COMPLETED, FINGERPRINT
+from plain_files import read_json
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("export_model")
+
+SUMMARY = "training_summary.json"
+MARK = "export_summary.json"
+CARD = Path(__file__).with_name("model_card.md.jinja")
+CARD_SETTINGS = {
+    "bits": "bits of the base in training",
+    "lora_r": "adapter rank",
+    "lora_alpha": "adapter alpha",
+    "learning_rate": "learning rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up (steps, or share of the steps)",
+    "num_train_epochs": "epochs",
+    "examples_per_step": "examples a step",
+    "max_grad_norm": "gradient norm limit",
+    "source_max_len": "longest prompt, tokens",
+    "target_max_len": "longest reply, tokens",
+    "seed": "seed",
+}
 
 
 def main() -> int:
@@ -65,19 +88,18 @@ def main() -> int:
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
     logger.setLevel(logging.INFO)
-    is_adapter(args.adapter_dir)
+    is_adapter(args.adapter_dir)  # refuses a folder that holds neither adapter nor model
     check_output(args.output_dir)
     system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
     training = read_training(args.adapter_dir)
     bits = args.bits or training.get("settings", {}).get("bits", 16)
 
-    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    tokenizer = load_tokenizer(args.model_name_or_path)
     model = merged_model(
         args.model_name_or_path,
         args.adapter_dir,
         bits=bits,
         dtype=DTYPES.get(args.dtype),
-        trust_remote_code=args.trust_remote_code,
     )
     equip(model, tokenizer, system, args.max_new_tokens)
     write_export(model, tokenizer, args, training)
@@ -89,9 +111,9 @@ def main() -> int:
 def check_output(output_dir: Path) -> None:
     """Refuses to replace anything but an earlier export."""
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MARK).is_file():
-        raise ValueError(f"{output_dir} holds other files; give --output_dir a new folder")
+        raise UserError(f"{output_dir} holds other files; give --output_dir a new folder")
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"{output_dir} is a file; give --output_dir a new folder")
+        raise UserError(f"{output_dir} is a file; give --output_dir a new folder")
 
 
 def read_training(adapter_dir: Path) -> dict:
@@ -141,7 +163,7 @@ def write_export(
     if sentencepiece_model.is_file():  # llama.cpp converts from it
         shutil.copyfile(sentencepiece_model, partial / sentencepiece_model.name)
     base_name = str(args.model_name_or_path).rstrip("/").rsplit("/", 1)[-1]
-    card = model_card(base_name, output_dir.name, training, str(model.dtype).removeprefix("torch."))
+    card = model_card(base_name, output_dir.name, training, str(model.dtype)[6:])
     (partial / "README.md").write_text(card, encoding="utf-8")
     mark = {"base_model": base_name, "stop": STOP_STRING, "training": training}
     (partial / MARK).write_text(json.dumps(mark, indent=1), encoding="utf-8")
@@ -155,9 +177,43 @@ def write_export(
         partial.rename(output_dir)
 
 
+def model_card(base: str, name: str, training: dict, dtype: str) -> str:
+    """The card in Markdown. `training` is the summary that fine-tuning wrote, or empty."""
+    settings = training.get("settings", {})
+    rows, hidden = [("weights", dtype)], ()
+    if settings.get("full_finetune"):
+        rows.append(("method", "all weights"))
+        hidden = ("bits", "lora_r", "lora_alpha")
+    else:
+        rows.append(("method", "adapter (LoRA) on all linear layers, merged"))
+    rows += [
+        (label, settings[key])
+        for key, label in CARD_SETTINGS.items()
+        if key in settings and key not in hidden
+    ]
+    for key in ("examples", "tokens", "learned_tokens", "nothing_to_learn", "unfinished"):
+        if key in training.get("data", {}):
+            rows.append((f"data: {key.replace('_', ' ')}", f"{training['data'][key]:,}"))
+    rows += [(key, training[key]) for key in ("steps", "last_loss") if key in training]
+    for moment in ("before", "after"):
+        for key, value in training.get(f"held_out_{moment}", {}).items():
+            rows.append((f"held out, {moment}: {key.replace('_', ' ')}", f"{value:.4g}"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(CARD.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(CARD.name).render(
+        base=base,
+        name=name,
+        stop=json.dumps(STOP_STRING),
+        heading=USER_HEADING,
+        assistant=ASSISTANT_HEADING,
+        rows=rows,
+    )
+
+
 if __name__ == "__main__":
-    try:
-        with torch.no_grad():
-            sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with torch.no_grad():
+        run_command(main)

@@ -10,56 +10,69 @@ the same weights as without the interruption; SIGTERM, SIGUSR1 and SIGUSR2 save 
 code 75. Defaults are the published recipe; all flags of transformers' TrainingArguments are
 understood, see --help.
 """
+# ruff: noqa: E402  the flags are looked at before the imports that take seconds
 
 import dataclasses
 import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import exact_checkpoints
-import torch
-from accelerate.utils import broadcast_object_list
 from dialogue_format import load_meta_prompts
+from engraving_arguments import EngravingArguments, parse_arguments
+from engraving_command import EXIT_DRAINED, UserError, run_command
+from plain_files import read_json, write_json
+from training_flags import training_arguments
+from training_records import read_training_records
+
+DESCRIPTION = __doc__.splitlines()[0]
+if __name__ == "__main__":
+    parse_arguments(DESCRIPTION)
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from engraved_model import (
     add_adapter,
     load_base_model,
     load_tokenizer,
-    read_json,
     trainable_parameters,
 )
-from engraving_arguments import EngravingArguments, RecipeArguments, parse_arguments
 from engraving_data import EngravingData
 from exact_trainer import Drain, ExactTrainer
 from reply_measures import greedy_replies
-from run_fingerprint import examples_per_step, run_fingerprint
 from segment_attention import NAME as SEGMENT_ATTENTION
-from training_records import read_training_records
 from training_report import write_training_report
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 logger = logging.getLogger("finetune")
 
-EXIT_DRAINED = 75
+Result = TypeVar("Result")
+
 HELD_OUT_BEFORE = "held_out_before.json"
 SUMMARY = "training_summary.json"
 
 
 def main() -> int:
     drain = Drain()
-    arguments, recipe = parse_arguments(description=__doc__.splitlines()[0])
+    arguments, settings, further = parse_arguments(DESCRIPTION)
+    recipe = training_arguments(settings.values(arguments.output_dir), further, arguments.device)
+    arguments = with_bits(arguments, recipe)
     start_logging(recipe)
     output_dir = Path(recipe.output_dir)
-    meta_prompts = load_meta_prompts(arguments.meta_prompt_pattern)
-    fingerprint = run_fingerprint(arguments, recipe, meta_prompts)
+    meta_prompts = together(lambda: load_meta_prompts(arguments.meta_prompt_pattern))
+    fingerprint = exact_checkpoints.run_fingerprint(arguments, recipe, meta_prompts)
     if agree(recipe, lambda: is_completed(output_dir, fingerprint, arguments.resume)):
         logger.info("%s is completed: nothing to do (%s)", output_dir, output_dir / SUMMARY)
         return 0
 
-    tokenizer = load_tokenizer(arguments.model_name_or_path, arguments.trust_remote_code)
-    data, held_out = load_data(arguments, tokenizer, meta_prompts)
-    trainer = build_trainer(arguments, recipe, tokenizer, data, held_out, drain)
+    tokenizer = together(lambda: load_tokenizer(arguments.model_name_or_path))
+    data, held_out = together(lambda: load_data(arguments, tokenizer, meta_prompts))
+    trainer = together(lambda: build_trainer(arguments, recipe, tokenizer, data, held_out, drain))
     agree(recipe, lambda: claim_folder(output_dir, fingerprint))
     describe_run(trainer, data, held_out)
 
@@ -80,7 +93,13 @@ def main() -> int:
     return 0
 
 
-def start_logging(recipe: RecipeArguments) -> None:
+def with_bits(arguments: EngravingArguments, recipe: TrainingArguments) -> EngravingArguments:
+    """4 bits where nothing else was asked for, the GPU does it, and the weights stay frozen."""
+    whole = arguments.full_finetune or recipe.fsdp or recipe.device.type == "cpu"
+    return dataclasses.replace(arguments, bits=arguments.bits or (16 if whole else 4))
+
+
+def start_logging(recipe: TrainingArguments) -> None:
     """INFO from the first process, warnings from the others, all to stderr."""
     level = logging.INFO if recipe.process_index == 0 else logging.WARNING
     logging.basicConfig(
@@ -92,27 +111,35 @@ def start_logging(recipe: RecipeArguments) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def agree(recipe: RecipeArguments, decide: object) -> object:
-    """What the first process decides, on all processes; its error becomes everybody's."""
-    decision, error = None, None
-    if recipe.process_index == 0:
-        try:
-            decision = decide()
-        except (ValueError, OSError) as reason:
-            error = str(reason)
-    decision, error = broadcast_object_list([decision, error])
-    if error is not None:
-        raise ValueError(error)
-    return decision
+def together(act: Callable[[], Result]) -> Result:
+    """What `act` gives on this process; an error of any ends all, and one process says it."""
+    result, error = None, None
+    try:
+        result = act()
+    except (UserError, OSError) as reason:
+        error = reason
+    for process, found in enumerate(gather_object([error])):
+        if found is not None:
+            own = process == PartialState().process_index
+            raise error if own else UserError(str(found), said_elsewhere=True)
+    return result
+
+
+def agree(recipe: TrainingArguments, decide: Callable[[], Result]) -> Result:
+    """What the first process decides, on all processes."""
+    decision = together(lambda: decide() if recipe.process_index == 0 else None)
+    return broadcast_object_list([decision])[0]
 
 
 def is_completed(output_dir: Path, fingerprint: dict, resume: str) -> bool:
-    """Whether the run is completed already; ValueError if the folder holds another one."""
+    """Whether the run is completed already; UserError if the folder holds another one."""
     exact_checkpoints.refuse_other_run(output_dir, fingerprint)
     if (output_dir / exact_checkpoints.COMPLETED).is_file():
-        return True
+        if any(output_dir.glob("*.safetensors")):
+            return True
+        logger.warning("%s says that it is completed, but its model is gone", output_dir)
     if resume == "never" and exact_checkpoints.checkpoints(output_dir):
-        raise ValueError(
+        raise UserError(
             f"{output_dir} holds checkpoints already; --resume never needs another --output_dir"
         )
     return False
@@ -122,7 +149,8 @@ def claim_folder(output_dir: Path, fingerprint: dict) -> None:
     """From now on the folder belongs to this run, whose data and model have been read."""
     output_dir.mkdir(parents=True, exist_ok=True)
     exact_checkpoints.clear_staging(output_dir)
-    exact_checkpoints.write_json(output_dir / exact_checkpoints.FINGERPRINT, fingerprint)
+    (output_dir / exact_checkpoints.COMPLETED).unlink(missing_ok=True)
+    write_json(output_dir / exact_checkpoints.FINGERPRINT, fingerprint)
 
 
 def load_data(
@@ -130,18 +158,18 @@ def load_data(
 ) -> tuple[EngravingData, EngravingData | None]:
     """Training examples, and held-out ones where a file is given."""
     limits = (arguments.source_max_len, arguments.target_max_len)
-    data = EngravingData(
-        read_training_records(Path(arguments.data_file)), tokenizer, meta_prompts, *limits
+    data, held_out = (
+        None
+        if name is None
+        else EngravingData(read_training_records(Path(name)), tokenizer, meta_prompts, *limits)
+        for name in (arguments.data_file, arguments.eval_data_file)
     )
-    if arguments.eval_data_file is None:
-        return data, None
-    records = read_training_records(Path(arguments.eval_data_file))
-    return data, EngravingData(records, tokenizer, meta_prompts, *limits)
+    return data, held_out
 
 
 def build_trainer(
     arguments: EngravingArguments,
-    recipe: RecipeArguments,
+    recipe: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     data: EngravingData,
     held_out: EngravingData | None,
@@ -149,20 +177,12 @@ def build_trainer(
 ) -> ExactTrainer:
     """The base model, the adapter on it unless all weights are trained, and the trainer around."""
     set_seed(recipe.seed)
-    arithmetic = torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
     model = load_base_model(
         arguments.model_name_or_path,
         bits=arguments.bits,
-        # Trained weights stay fp32, where small updates don't vanish; a frozen base keeps its own
-        # precision.
-        dtype=torch.float32
-        if arguments.full_finetune
-        else arithmetic
-        if arguments.bits == 4
-        else None,
+        dtype=dtype_of_weights(arguments, recipe),
         attention=SEGMENT_ATTENTION if arguments.packing else "sdpa",
         device="cpu" if recipe.fsdp else recipe.device,  # the shards go to their GPUs later
-        trust_remote_code=arguments.trust_remote_code,
     )
     if not arguments.full_finetune:
         model = add_adapter(
@@ -181,8 +201,20 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=[drain],
         packing=arguments.packing,
-        loss_weighting=arguments.loss_weighting,
     )
+
+
+def dtype_of_weights(
+    arguments: EngravingArguments, recipe: TrainingArguments
+) -> torch.dtype | None:
+    """Trained weights stay fp32, where small updates don't vanish; a frozen base keeps its own
+    (None), or computes in the precision of the training where its weights are 4-bit.
+    """
+    if arguments.full_finetune:
+        return torch.float32
+    if arguments.bits == 16:
+        return None
+    return torch.bfloat16 if recipe.bf16 else torch.float16 if recipe.fp16 else torch.float32
 
 
 def describe_run(
@@ -193,10 +225,10 @@ def describe_run(
     logger.info("data: %s", data.counts)
     if held_out is not None:
         logger.info("held out: %s", held_out.counts)
-    logger.info("training %s of %s parameters", f"{trained:,}", f"{total:,}")
+    logger.info("training %s of %s parameters on %s", f"{trained:,}", f"{total:,}", recipe.device)
     logger.info(
         "%d examples a step: %d in a micro-batch, %d micro-batches, %d processes",
-        examples_per_step(recipe),
+        exact_checkpoints.examples_per_step(recipe),
         recipe.per_device_train_batch_size,
         recipe.gradient_accumulation_steps,
         recipe.world_size,
@@ -216,7 +248,7 @@ def measure_before(
         return known
     before = measure(arguments, trainer, tokenizer, held_out)
     if trainer.args.should_save and before:
-        exact_checkpoints.write_json(path, before)
+        write_json(path, before)
     return before
 
 
@@ -278,14 +310,11 @@ def summarise(
 
 def finish(output_dir: Path, trainer: ExactTrainer, summary: dict) -> None:
     """Summary, report, and the file that says that all is there."""
-    exact_checkpoints.write_json(output_dir / SUMMARY, summary)
-    table = {name: value for name, value in summary.items() if not isinstance(value, dict)}
-    for name in ("held_out_before", "held_out_after", "data", "settings"):
-        table |= {f"{name}: {key}": value for key, value in summary[name].items()}
-    write_training_report(output_dir / "training_report.html", trainer.state.log_history, table)
-    exact_checkpoints.write_json(
-        output_dir / exact_checkpoints.COMPLETED, {"steps": summary["steps"]}
+    write_json(output_dir / SUMMARY, summary)
+    write_training_report(
+        output_dir / "training_report.html", output_dir.name, trainer.state.log_history, summary
     )
+    write_json(output_dir / exact_checkpoints.COMPLETED, {"steps": summary["steps"]})
     logger.info(
         "%d steps in %.0f s, last loss %s", *(summary[k] for k in ("steps", "seconds", "last_loss"))
     )
@@ -298,12 +327,12 @@ def finish(output_dir: Path, trainer: ExactTrainer, summary: dict) -> None:
     logger.info("wrote %s", output_dir)
 
 
-if __name__ == "__main__":
-    try:
-        code = main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    # gloo's threads may abort a process that exits with them.
-    if torch.distributed.is_initialized():
+def run() -> int:
+    code = main()
+    if torch.distributed.is_initialized():  # gloo's threads may abort a process that exits so
         torch.distributed.destroy_process_group()
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    run_command(run)

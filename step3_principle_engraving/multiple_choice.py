@@ -1,168 +1,75 @@
-"""Multiple-choice questions: reading them in the shapes that they are published in, and scoring
-them.
+"""Multiple-choice questions in the shapes that they are published in, and what an answer scores.
 
-Understood: TruthfulQA as JSON (`question`, `mc1_targets`, `mc2_targets`, as lists with labels or as
-a map from answer to label) and as CSV (`Question`, `Best Answer`, `Correct Answers`, `Incorrect
-Answers`); HHH-style rows (`input` with `targets` or `target_scores`, or `prompt`, `chosen`,
-`rejected`).
+TruthfulQA   `question` with `mc1_targets` and `mc2_targets` (lists with labels, or a map from
+             answer to label), or the table with `Question`, `Best Answer`, `Correct Answers`,
+             `Incorrect Answers`
+HHH          `input` with `targets` or `target_scores`
+pairs        `prompt`, `chosen`, `rejected`; or HH-RLHF's two dialogues, `chosen` and `rejected`
 """
 
 import csv
-import json
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from engraving_data import DialogueTokenizer
-from tqdm import tqdm
-from transformers import PreTrainedModel
+from engraving_command import UserError
+from plain_files import ROW_ENDINGS, read_json, read_rows, read_text
+
+ENDINGS = (*ROW_ENDINGS, ".csv")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+HUB_SPLITS = ("test", "validation")  # the first of these that a data set has
+HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question for one task (`mc1`, `mc2` or `pairs`); `labels` are 1 for right choices, 0 for
-    wrong.
+    """One question of a task (`mc1`, `mc2` or `pairs`). `turns` are what user and assistant said
+    before the choices, the user first and last; `labels` are 1 for right choices, 0 for wrong.
     """
 
     task: str
-    text: str
+    turns: tuple[str, ...]
     choices: tuple[str, ...]
     labels: tuple[int, ...]
+    category: str = ""
 
 
-def read_questions(path: Path) -> list[Question]:
-    """All questions of a .json, .jsonl or .csv file.
+class UnscorableError(Exception):
+    """A question over which no score means anything; the message is the reason that is counted."""
 
-    Raises FileNotFoundError, and ValueError with file and row for a row that can't be understood.
+
+def load_questions(names: Sequence[str], limit: int | None) -> tuple[list[Question], Counter[str]]:
+    """Questions of files and Hub data sets in their order, and how many were left out, by reason.
+
+    `limit` is for each task of each file. Raises UserError with file and row for a row that is no
+    multiple-choice question, and for a file that gives none.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file '{path}'; --data_files takes .json, .jsonl or .csv files")
-    return questions_of_rows(_read_rows(path), str(path))
-
-
-def questions_of_rows(rows: Sequence[object], origin: str) -> list[Question]:
-    """Questions of rows that are already read, for instance from a Hub data set."""
-    questions = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            questions += _as_questions(row)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{origin}, row {number}: not a multiple-choice question ({error!r})"
-            ) from error
-    if not questions:
-        raise ValueError(f"{origin} holds no questions")
-    return questions
-
-
-def _read_rows(path: Path) -> list:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        if path.suffix == ".json":
-            content = json.loads(text)
-            return content["examples"] if isinstance(content, dict) else content
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    raise ValueError(f"'{path}' must end with .json, .jsonl or .csv")
-
-
-def _as_questions(row: Mapping) -> Iterator[Question]:
-    if "Question" in row:
-        wrong = _split_answers(row["Incorrect Answers"])
-        right = _split_answers(row["Correct Answers"])
-        best = row["Best Answer"].strip()
-        yield _question("mc1", row["Question"], [best, *wrong], [1] + [0] * len(wrong))
-        yield _question("mc2", row["Question"], right + wrong, [1] * len(right) + [0] * len(wrong))
-    elif "mc1_targets" in row or "mc2_targets" in row:
-        for task in ("mc1", "mc2"):
-            if row.get(f"{task}_targets"):
-                yield _question(task, row["question"], *_targets(row[f"{task}_targets"]))
-    elif "chosen" in row:
-        yield _question("pairs", row["prompt"], [row["chosen"], row["rejected"]], [1, 0])
-    else:
-        targets = row["targets"] if "targets" in row else row["target_scores"]
-        yield _question("pairs", row["input"], *_targets(targets))
-
-
-def _targets(targets: Mapping) -> tuple[Sequence[str], Sequence[int]]:
-    if "choices" in targets and "labels" in targets:
-        return targets["choices"], targets["labels"]
-    return list(targets.keys()), list(targets.values())
-
-
-def _split_answers(text: str) -> list[str]:
-    return [answer.strip() for answer in text.split(";") if answer.strip()]
-
-
-def _question(task: str, text: str, choices: Sequence[str], labels: Sequence[int]) -> Question:
-    labels = tuple(int(bool(label)) for label in labels)
-    if len(choices) != len(labels) or not 0 < sum(labels) < len(labels):
-        raise ValueError(
-            f"{len(choices)} choices, labels {labels}: one right and one wrong are needed"
-        )
-    return Question(task, text.strip(), tuple(choice.strip() for choice in choices), labels)
-
-
-@torch.no_grad()
-def choice_log_likelihoods(
-    model: PreTrainedModel,
-    tokenizer: DialogueTokenizer,
-    prompts: Sequence[str],
-    questions: Sequence[Question],
-    batch_size: int,
-) -> list[list[float]]:
-    """Log-likelihood (sum over tokens, in nats) of every choice of every question, in their order.
-
-    `prompts[i]` is the whole text in front of the choices of `questions[i]`.
-    """
-    rows = []  # (prompt length, ids) of every choice
-    for prompt, question in zip(prompts, questions, strict=True):
-        prompt_ids = tokenizer.encode_start(prompt)
-        for choice in question.choices:
-            rows.append((len(prompt_ids), prompt_ids + tokenizer.encode_continuation(choice)))
-    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index][1]))
-    scores = [0.0] * len(rows)
-    with tqdm(total=len(rows), desc="scoring", unit=" choices", disable=None) as bar:
-        for start in range(0, len(rows), batch_size):
-            batch = by_length[start : start + batch_size]
-            for index, score in zip(batch, _score(model, [rows[i] for i in batch]), strict=True):
-                scores[index] = score
-            bar.update(len(batch))
-    remaining = iter(scores)
-    return [[next(remaining) for _ in question.choices] for question in questions]
-
-
-def _score(model: PreTrainedModel, rows: Sequence[tuple[int, list[int]]]) -> list[float]:
-    longest = max(len(ids) for _, ids in rows)
-    input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
-    for row, (_, ids) in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-    first = min(start for start, _ in rows) - 1
-    logits = model(
-        input_ids=input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        logits_to_keep=longest - first,
-    ).logits.float()  # [rows, longest - first, vocabulary]
-    targets = input_ids[:, first + 1 :].to(logits.device)
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
-    return [
-        -losses[row, start - first - 1 : len(ids) - first - 1].double().sum().item()
-        for row, (start, ids) in enumerate(rows)
-    ]
+    questions, left_out = [], Counter()
+    for name in names:
+        taken, unusable = Counter(), Counter()
+        for number, row in _rows(name):
+            for question in _questions_of_row(row, name, number):
+                if isinstance(question, UnscorableError):
+                    unusable[str(question)] += 1
+                    continue
+                taken[question.task] += 1
+                if limit is None or taken[question.task] <= limit:
+                    questions.append(question)
+        if not taken:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in unusable.items())
+            raise UserError(f"{name} holds no question to ask ({reasons or 'no rows'})")
+        left_out.update({f"{reason} in {name}": count for reason, count in unusable.items()})
+    return questions, left_out
 
 
 def question_score(question: Question, log_likelihoods: Sequence[float]) -> float:
-    """mc1 and pairs: 1 where the likeliest choice is right, else 0. mc2: probability of the right
-    ones.
+    """mc1 and pairs: 1 where the likeliest choice is right, else 0. mc2: the right ones' share of
+    the probability.
 
     Lin et al. 2022, "TruthfulQA" (arXiv 2109.07958), section on multiple choice.
     """
@@ -171,7 +78,133 @@ def question_score(question: Question, log_likelihoods: Sequence[float]) -> floa
         masses = [math.exp(value - highest) for value in log_likelihoods]
         right = sum(mass for mass, label in zip(masses, question.labels, strict=True) if label)
         return right / sum(masses)
-    by_label = {0: [], 1: []}
+    best = {0: -math.inf, 1: -math.inf}
     for value, label in zip(log_likelihoods, question.labels, strict=True):
-        by_label[label].append(value)
-    return float(max(by_label[1]) > max(by_label[0]))  # a tie is no success
+        best[label] = max(best[label], value)
+    return float(best[1] > best[0])  # a tie is no success
+
+
+def _rows(name: str) -> Iterator[tuple[int, Any]]:
+    path, _, config = name.partition(":")
+    if Path(name).suffix in ENDINGS:
+        return enumerate(_file_rows(Path(name)), start=1)
+    if not HUB_NAME.fullmatch(name) and not Path(path).is_dir():
+        raise UserError(
+            f"'{name}' is neither a {', '.join(ENDINGS)} file nor NAME[:CONFIG] of a Hub data set"
+        )
+    return enumerate(_hub_rows(path, config or None), start=1)
+
+
+def _file_rows(path: Path) -> Iterable[Any]:
+    text = read_text(path) if path.suffix in (".csv", ".json") else ""
+    if path.suffix == ".csv":
+        return csv.DictReader(io.StringIO(text))
+    if not text.lstrip().startswith("{"):
+        return read_rows(path)
+    content = read_json(path)  # as BIG-bench publishes its tasks
+    if not isinstance(content.get("examples"), list):
+        raise UserError(f"{path} must hold one JSON array of rows, or an object with 'examples'")
+    named = {"category": content.get("name")}
+    return [{**named, **row} if isinstance(row, dict) else row for row in content["examples"]]
+
+
+def _hub_rows(path: str, config: str | None) -> list:
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(path, config)
+    except Exception as error:  # the library raises many kinds for a missing network
+        raise UserError(
+            f"the Hub data set '{path}' can't be loaded ({str(error).splitlines()[0]}); "
+            f"--data_files also takes local files ({', '.join(ENDINGS)})"
+        ) from error
+    split = next((name for name in HUB_SPLITS if name in splits), next(iter(splits)))
+    return [{"category": config, **row} for row in splits[split]]
+
+
+def _questions_of_row(row: Any, name: str, number: int) -> Iterator[Question | UnscorableError]:
+    try:
+        category = str(row.get("category") or row.get("Category") or Path(name).stem)
+        for task, turns, choices, labels in _drafts(row):
+            try:
+                yield _question(task, turns, choices, labels, category)
+            except UnscorableError as reason:
+                yield reason
+    except UnscorableError as reason:
+        yield reason
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error} beside {', '.join(row)}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{name}, row {number}: not a multiple-choice question ({what}); step 3's README "
+            "lists the shapes that are understood"
+        ) from error
+
+
+def _drafts(row: Mapping) -> Iterator[tuple[str, list, Sequence, Sequence]]:
+    """Task, turns, choices and labels of every question that a row holds, unchecked."""
+    if "Question" in row:
+        best = [row["Best Answer"]]
+        right, wrong = (_split_answers(row[f"{name} Answers"]) for name in ("Correct", "Incorrect"))
+        yield "mc1", [row["Question"]], best + wrong, [1] + [0] * len(wrong)
+        yield "mc2", [row["Question"]], right + wrong, [1] * len(right) + [0] * len(wrong)
+    elif "mc1_targets" in row or "mc2_targets" in row:
+        for task in ("mc1", "mc2"):
+            if row.get(f"{task}_targets"):
+                yield task, [row["question"]], *_targets(row[f"{task}_targets"])
+    elif "chosen" in row and "prompt" in row:
+        yield "pairs", [row["prompt"]], [row["chosen"], row["rejected"]], [1, 0]
+    elif "chosen" in row:
+        turns, *replies = _common_turns(row["chosen"], row["rejected"])
+        yield "pairs", turns, replies, [1, 0]
+    else:
+        targets = row["targets"] if "targets" in row else row["target_scores"]
+        yield "pairs", [row["input"]], *_targets(targets)
+
+
+def _targets(targets: Mapping) -> tuple[Sequence, Sequence]:
+    if "choices" in targets and "labels" in targets:
+        return targets["choices"], targets["labels"]
+    return list(targets.keys()), list(targets.values())
+
+
+def _split_answers(text: str | None) -> list[str]:
+    return [answer for answer in (text or "").split(";") if answer.strip()]
+
+
+def _common_turns(chosen: str, rejected: str) -> tuple[list[str], str, str]:
+    """The turns that two dialogues share, and the last reply of each."""
+    first, second = (HH_TURN.split(text) for text in (chosen, rejected))
+    speakers = first[1::2]
+    if (
+        first[0].strip()
+        or not speakers
+        or speakers != ["Human", "Assistant"] * (len(speakers) // 2)
+    ):
+        raise ValueError("'chosen' must go \\n\\nHuman: … \\n\\nAssistant: … by turns")
+    if first[:-1] != second[:-1]:
+        raise UnscorableError("with dialogues that differ before their last reply")
+    return first[2:-1:2], first[-1], second[-1]
+
+
+def _question(
+    task: str, turns: Sequence, choices: Sequence, labels: Sequence, category: str
+) -> Question:
+    for text in (*turns, *choices):
+        if not isinstance(text, str) and not _is_missing(text):
+            raise ValueError(f"{text!r:.40} is no text")
+    if any(label not in (0, 1) for label in labels):
+        raise ValueError(f"labels {labels!r:.60}: 1 for right and 0 for wrong are understood")
+    if len(choices) != len(labels) or not 0 < sum(labels) < len(labels):
+        raise ValueError(
+            f"{len(choices)} choices, labels {list(labels)}: one right and one wrong are needed"
+        )
+    # A text of nothing has the likelihood 1 and would always win.
+    for what, part in (("question", turns), ("choice", choices)):
+        if not all(isinstance(text, str) and text.strip() for text in part):
+            raise UnscorableError(f"with an empty {what}")
+    strip = lambda part: tuple(text.strip() for text in part)  # noqa: E731
+    return Question(task, strip(turns), strip(choices), tuple(map(int, labels)), category)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value != value  # NaN is what tables have for a missing value

@@ -1,43 +1,69 @@
-"""training_report.html: loss, learning rate, gradient norm and tokens per second of a run, in one
-file.
-"""
+"""training_report.html: what a run did to the model, in one file without scripts or links."""
 
 import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jinja2
+
+TEMPLATE = Path(__file__).with_name("training_report.html.jinja")
 CURVES = (
     ("loss", "loss (mean over learned tokens)"),
     ("learning_rate", "learning rate"),
     ("grad_norm", "gradient norm before clipping"),
     ("tokens_per_second", "tokens per second (padding not counted)"),
 )
+MEASURES = {
+    "loss": ("loss (mean over learned tokens)", "{:.3f}"),
+    "replies_that_end": ("replies that end by themselves", "{:.0%}"),
+    "replies": ("prompts answered", "{:,.0f}"),
+}
 
 
 def write_training_report(
-    path: Path, log_history: Sequence[Mapping[str, float]], summary: Mapping[str, object]
+    path: Path, title: str, log_history: Sequence[Mapping[str, float]], summary: Mapping
 ) -> None:
-    """Writes the report from the Trainer's own log and a flat table of results."""
-    picture = base64.b64encode(_draw_curves(log_history)).decode()
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_readable(value))}</td></tr>"
-        for name, value in summary.items()
+    """Writes the report from the Trainer's own log and training_summary.json's content."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Principle engraving</title>'
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;"
-        "margin:2em auto;padding:0 1em}"
-        "img{width:100%;height:auto}table{border-collapse:collapse}"
-        "th,td{text-align:left;padding:.25em .8em;border-bottom:1px solid #ccc;font-weight:normal}"
-        "th{color:#555}</style><h1>Principle engraving</h1>"
-        f'<img alt="Curves of {", ".join(label for _, label in CURVES)}" '
-        f'src="data:image/png;base64,{picture}"><h2>Run</h2><table>{rows}</table></html>\n'
+    environment.filters |= {
+        "grouped": "{:,}".format,
+        "readable": lambda value: "–" if value is None else f"{value:.3g}",
+        "duration": _duration,
+    }
+    page = environment.get_template(TEMPLATE.name).render(
+        title=title,
+        summary=summary,
+        measures=_before_and_after(summary),
+        curves=[label for _, label in CURVES],
+        picture=base64.b64encode(_draw_curves(log_history)).decode(),
     )
     partial = path.with_name(path.name + ".part")
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)
+
+
+def _before_and_after(summary: Mapping) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, (label, form) in MEASURES.items():
+        cells = [summary[f"held_out_{moment}"].get(name) for moment in ("before", "after")]
+        if any(cell is not None for cell in cells):
+            rows.append((label, *("–" if cell is None else form.format(cell) for cell in cells)))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _draw_curves(log_history: Sequence[Mapping[str, float]]) -> bytes:
@@ -70,9 +96,3 @@ def _draw_held_out_loss(axes: object, log_history: Sequence[Mapping[str, float]]
             *zip(*held_out, strict=True), "o-", color="#c2571a", markersize=4, label="held out"
         )
         axes.legend()
-
-
-def _readable(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -15,14 +15,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 BLOCK_TOKENS = 32  # a page of the key/value cache; the CPU's attention takes multiples of 32
 
 
 def main() -> None:
     """Load, then answer line by line."""
-    answers = take_stdout()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what others print to stdout, C code too, goes to stderr
     runs: VllmRuns | None = None
     for line in sys.stdin:
         try:
@@ -34,14 +35,6 @@ def main() -> None:
         except Exception as error:  # whatever it is, the benchmark shows it as this way's result
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def take_stdout() -> TextIO:
-    """The stream for the answers; what others print to stdout, C code too, goes to stderr."""
-    sys.stdout.flush()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
 
 
 class VllmRuns:
@@ -66,8 +59,13 @@ class VllmRuns:
             kv_cache_memory_bytes=self._cache_bytes(work, longest_own),
             disable_log_stats=True,
         )
-        self.steps = 0
-        self._count_steps()
+        self.steps, step = 0, self.llm.llm_engine.step
+
+        def counted() -> Any:
+            self.steps += 1
+            return step()
+
+        self.llm.llm_engine.step = counted
 
     def _cache_bytes(self, work: dict[str, Any], longest_own: int) -> int:
         """Room for the prefix, once, and for the own parts of one sequence more than slots.
@@ -81,32 +79,21 @@ class VllmRuns:
         blocks = len(self.prefix) // BLOCK_TOKENS + 2 + (work["slots"] + 1) * own_blocks
         return blocks * BLOCK_TOKENS * numbers * work["bytes_per_number"]
 
-    def _count_steps(self) -> None:
-        """Has each step of the engine counted."""
-        step = self.llm.llm_engine.step
-
-        def counted() -> Any:
-            self.steps += 1
-            return step()
-
-        self.llm.llm_engine.step = counted
-
     def run(self, temperature: float, top_p: float) -> dict[str, Any]:
         """One timed run over all prompts. The cache holds the prefix, and nothing else."""
-        self._cache_prefix()
+        # The prompts of the last run are forgotten, which vLLM would spare itself in this one.
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM could not empty its prefix cache")
+        self._generate([[]], [1], 0.0, 1.0)
         self.steps = 0
         started = time.perf_counter()
         outputs = self._generate(self.prompts, self.lengths, temperature, top_p)
         seconds = time.perf_counter() - started
-        self._check_cached([output.num_cached_tokens for output in outputs])
+        expected = len(self.prefix) // BLOCK_TOKENS * BLOCK_TOKENS
+        if {output.num_cached_tokens for output in outputs} != {expected}:
+            raise RuntimeError("vLLM's prompts did not find exactly the prefix in its cache")
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
         return {"seconds": seconds, "steps": self.steps, "tokens": tokens}
-
-    def _cache_prefix(self) -> None:
-        """Forgets the prompts of the last run, which vLLM would spare itself in this one."""
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM could not empty its prefix cache")
-        self._generate([[]], [1], 0.0, 1.0)
 
     def _generate(
         self, prompts: list[list[int]], lengths: list[int], temperature: float, top_p: float
@@ -114,27 +101,13 @@ class VllmRuns:
         """vLLM's outputs, in the order of the prompts."""
         from vllm import SamplingParams
 
+        common = {"ignore_eos": True, "detokenize": False}
         sampling = [
-            SamplingParams(
-                temperature=temperature,
-                top_p=top_p,
-                max_tokens=length,
-                ignore_eos=True,
-                detokenize=False,
-            )
+            SamplingParams(temperature=temperature, top_p=top_p, max_tokens=length, **common)
             for length in lengths
         ]
         requests = [{"prompt_token_ids": self.prefix + own} for own in prompts]
         return self.llm.generate(requests, sampling, use_tqdm=False)
-
-    def _check_cached(self, cached: list[int]) -> None:
-        """Each prompt must have found the full blocks of the prefix, and no more."""
-        expected = len(self.prefix) // BLOCK_TOKENS * BLOCK_TOKENS
-        if set(cached) != {expected}:
-            raise RuntimeError(
-                f"vLLM found {min(cached)} to {max(cached)} tokens of a prompt in its prefix "
-                f"cache instead of {expected}, so this is no fair run"
-            )
 
 
 if __name__ == "__main__":

@@ -1,39 +1,74 @@
-"""Attention in two parts: over the prefix that all tokens share, and over a slot's own tokens.
+"""Keys and values: one shared prefix, a slot for each sequence's own part, and who sees what."""
 
-All queries meet the same prefix, so that their scores are one matrix product whose keys are read
-once for the whole batch.
-"""
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from engine.kv_cache import KeyValueCache, padded_prefix
-from engine.operations import Operations
+from engine.operations import Operations, TokenBatch, padded_prefix
 
 
-class CachedAttention:
-    """How a batch of tokens attends in every layer, and where its keys and values are stored."""
+@dataclass(frozen=True)
+class CacheShape:
+    """Sizes on one rank."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    prefix_tokens: int
+    slots: int
+    own_tokens: int
+
+
+class KeyValueCache:
+    """The prefix is written once and never copied; slot i belongs to the i-th live sequence."""
 
     def __init__(
         self,
+        shape: CacheShape,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        tokens_first: bool = False,
+    ) -> None:
+        """`tokens_first`: in memory tokens come before heads; the tensors' axes stay the same."""
+        self.shape = shape
+        self._tokens_first, self._type = tokens_first, {"dtype": dtype, "device": device}
+        # [layers, keys/values, kv_heads, prefix tokens and zeros, head_dim]
+        prefix = padded_prefix(shape.prefix_tokens)
+        self.prefix = self._zeros(shape.layers, 2, tokens=prefix)
+        # [layers, keys/values, slots, kv_heads, own tokens, head_dim]
+        self.own = self._zeros(shape.layers, 2, shape.slots, tokens=shape.own_tokens)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Overwrites a slot with the first `tokens` tokens of another one."""
+        self.own[:, :, target, :, :tokens] = self.own[:, :, source, :, :tokens]
+
+    def one_slot(self, tokens: int) -> torch.Tensor:
+        """Room for one sequence in one layer, which is none of the slots: like `own[layer]`."""
+        return self._zeros(2, 1, tokens=tokens)
+
+    def _zeros(self, *sizes: int, tokens: int) -> torch.Tensor:
+        heads, head_dim = self.shape.kv_heads, self.shape.head_dim
+        if self._tokens_first:
+            return torch.zeros(*sizes, tokens, heads, head_dim, **self._type).transpose(-2, -3)
+        return torch.zeros(*sizes, heads, tokens, head_dim, **self._type)
+
+
+class CachedAttention:
+    """How a batch of tokens behind the whole prefix attends in every layer."""
+
+    def __init__(
+        self,
+        cache: KeyValueCache,
         operations: Operations,
-        prefix: torch.Tensor,
-        prefix_tokens: int,
-        own: torch.Tensor,
         slots: torch.Tensor,
         positions: torch.Tensor,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        """The first `prefix_tokens` tokens of `prefix` are seen; `prefix`, `own`: as in the cache.
-
-        slots, positions: int64 [tokens], where each token belongs in `own`; it sees the slot's
-        tokens up to itself.
-        """
-        self.operations = operations
-        self.prefix, self.prefix_tokens = (
-            prefix[:, :, :, : padded_prefix(prefix_tokens)],
-            prefix_tokens,
-        )
-        self.own, self.slots, self.positions = own, slots, positions
-        self.scores: torch.Tensor | None = None  # one layer after the other uses the same room
+        """slots, positions, lengths: as in `TokenBatch`."""
+        self.cache, self.operations = cache, operations
+        self.batch = TokenBatch(slots, positions, cache.shape.prefix_tokens, lengths)
 
     def __call__(
         self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
@@ -42,50 +77,27 @@ class CachedAttention:
 
         cosines, sines: [tokens, head_dim]. Returns [tokens, heads, head_dim].
         """
-        own = self.own[layer]
-        queries = self.operations.place(heads, cosines, sines, self.slots, self.positions, *own)
-        prefix = self._attend_prefix(layer, queries)
-        return self.operations.attend_own(queries, *own, self.slots, self.positions, *prefix)
-
-    def _attend_prefix(
-        self, layer: int, queries: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The prefix's values times their weights, the highest scores and the weights' sums."""
-        keys, values = self.prefix[layer]
-        if self.scores is None:
-            self.scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
-        if self.prefix_tokens == 0:
-            nothing = queries.new_zeros(queries.shape[:2], dtype=torch.float32)
-            return torch.zeros_like(queries), nothing - torch.inf, nothing
-        torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
-        highest, totals = self.operations.weigh(self.scores, self.prefix_tokens)
-        return torch.bmm(self.scores, values), highest, totals
+        rotary, cache = (cosines, sines), self.cache
+        return self.operations.attention(
+            self.batch, heads, rotary, cache.prefix[layer], cache.own[layer]
+        )
 
 
-def attend_to_cache(
-    cache: KeyValueCache, operations: Operations, slots: torch.Tensor, positions: torch.Tensor
-) -> CachedAttention:
-    """For tokens of sequences in their slots, behind the whole prefix."""
-    prefix_tokens = cache.shape.prefix_tokens
-    return CachedAttention(operations, cache.prefix, prefix_tokens, cache.own, slots, positions)
-
-
-class PrefixPiece(CachedAttention):
+class PrefixPiece:
     """For tokens of the prefix, which become a part of it: they see what is there already."""
 
     def __init__(self, cache: KeyValueCache, operations: Operations, piece: slice) -> None:
-        positions = torch.arange(piece.stop - piece.start, device=cache.own.device)
-        sizes = (2, 1, cache.shape.kv_heads, len(positions), cache.shape.head_dim)
-        # A slot for the piece, whose room one layer after the other uses.
-        own = cache.own.new_empty(sizes).expand(cache.shape.layers, *sizes)
-        slots = torch.zeros_like(positions)
-        super().__init__(operations, cache.prefix, piece.start, own, slots, positions)
-        self.stored = cache.prefix[:, :, :, piece]
+        tokens = piece.stop - piece.start
+        self.cache, self.operations, self.piece = cache, operations, piece
+        self.own = cache.one_slot(tokens)  # one layer after the other uses the same room
+        positions = torch.arange(tokens, device=cache.own.device)
+        self.batch = TokenBatch(torch.zeros_like(positions), positions, piece.start, [tokens])
 
     def __call__(
         self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
     ) -> torch.Tensor:
         """As for other tokens."""
-        outputs = super().__call__(layer, heads, cosines, sines)
-        self.stored[layer] = self.own[layer][:, 0]
+        prefix = self.cache.prefix[layer]
+        outputs = self.operations.attention(self.batch, heads, (cosines, sines), prefix, self.own)
+        prefix[:, :, self.piece] = self.own[:, 0]
         return outputs

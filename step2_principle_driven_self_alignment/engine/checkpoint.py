@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from user_error import UserError
 
 META_NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -51,11 +52,11 @@ class Checkpoint(ABC):
     def _slice(self, name: str, rows: slice, columns: slice) -> torch.Tensor: ...
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises ValueError, naming the tensor, if it is missing or has another shape."""
+        """Raises UserError, naming the tensor, if it is missing or has another shape."""
         if name not in self.names():
-            raise ValueError(f"{self.folder}: the tensor {name} is missing")
+            raise UserError(f"{self.folder}: the tensor {name} is missing")
         if self.shape(name) != shape:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: the tensor {name} has shape {list(self.shape(name))}; "
                 f"the model's config asks for {list(shape)}"
             )
@@ -69,10 +70,10 @@ class Checkpoint(ABC):
         return self._slice(name, rows, columns)
 
     def check_all_used(self) -> None:
-        """Raises ValueError naming a tensor that the model has no use for."""
+        """Raises UserError naming a tensor that the model has no use for."""
         unused = sorted(name for name in self.names() - self._used if not IGNORED.fullmatch(name))
         if unused:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: {len(unused)} tensors have no place in the model that its config "
                 f"describes, first {unused[0]}"
             )
@@ -83,7 +84,7 @@ class Checkpoint(ABC):
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens the weights of a model folder; FileNotFoundError if there are none."""
+    """Opens the weights of a model folder; UserError if there are none."""
     if (folder / "params.json").is_file() and not (folder / "config.json").is_file():
         return MetaCheckpoint(folder)
     return SafetensorsCheckpoint(folder)
@@ -108,7 +109,7 @@ class SafetensorsCheckpoint(Checkpoint):
             files = [self.folder / "model.safetensors"]
         for file in files:
             if not file.is_file():
-                raise FileNotFoundError(
+                raise UserError(
                     f"{file} does not exist; the weights must lie in {self.folder} as safetensors"
                 )
         return files
@@ -134,7 +135,7 @@ class MetaCheckpoint(Checkpoint):
         super().__init__(folder)
         files = sorted(folder.glob("consolidated.*.pth"))
         if not files:
-            raise FileNotFoundError(f"{folder} has no consolidated.*.pth beside params.json")
+            raise UserError(f"{folder} has no consolidated.*.pth beside params.json")
         self._params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
         self._parts: dict[str, list[torch.Tensor]] = {}
         for file in files:
@@ -180,7 +181,7 @@ def _open_safetensors(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged and can't be read: {error}") from error
+        raise UserError(f"{file} is damaged and can't be read: {error}") from error
 
 
 def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
@@ -188,7 +189,7 @@ def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(file, mmap=zipfile.is_zipfile(file), weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} is damaged and can't be read: {error}") from error
+        raise UserError(f"{file} is damaged and can't be read: {error}") from error
 
 
 def _read_across(parts: list[torch.Tensor], rows: slice) -> torch.Tensor:

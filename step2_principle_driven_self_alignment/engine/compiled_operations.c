@@ -1,7 +1,7 @@
 /* What a step does between its matrix products, each in one pass over memory.
 
-   Compiled when the engine starts, for one model and one processor: HEAD_DIM, GROUP (query heads
-   to a key/value head) and BFLOAT16 are given on the command line. operations.py says the same in
+   Compiled when the engine starts, for one model and one processor: HEAD_DIM, QUERIES (heads to a
+   key/value head) and BFLOAT16 are given on the command line. operations.py says the same in
    PyTorch; shapes are row-major, and every sum is taken in float32. */
 
 #include <math.h>
@@ -37,10 +37,10 @@ static inline float larger(float a, float b) { return a > b ? a : b; }
 
 /* 2 to the power of x: a polynomial, within 1e-7, for the part behind the point, whose exponent is
    raised by the whole part. Written out because compilers vectorise the library's function only
-   where they may reorder all sums. */
+   where they may reorder all sums. What is no number stays none. */
 static inline float power_of_two(float x)
 {
-    x = larger(x, -126);
+    x = larger(-126, x);
     float whole = rintf(x), rest = x - whole;
     float power = 1.32764614e-3f;
     power = power * rest + 9.67554171e-3f;
@@ -97,15 +97,16 @@ void swiglu(const element *gate_up, element *outputs, int64_t rows, int64_t widt
     }
 }
 
-/* Rotates the queries and keys of heads [tokens, (GROUP + 2) * kv_heads, HEAD_DIM] by cosines and
+/* Rotates the queries and keys of heads [tokens, (QUERIES + 2) * kv_heads, HEAD_DIM] by cosines and
    sines [tokens, HEAD_DIM], the latter negative in their first half. Queries go to [kv_heads,
-   tokens * GROUP, HEAD_DIM]; keys and values to their slot's place in [slots, kv_heads,
+   tokens * QUERIES, HEAD_DIM]; keys and values to their slot's place in [slots, kv_heads,
    own_tokens, HEAD_DIM]. */
-void place(const element *heads, const element *cosines, const element *sines,
-           const int64_t *slots, const int64_t *positions, element *queries, element *own_keys,
-           element *own_values, int64_t tokens, int64_t kv_heads, int64_t own_tokens)
+void rotary_cache_write(const element *heads, const element *cosines, const element *sines,
+                        const int64_t *slots, const int64_t *positions, element *queries,
+                        element *own_keys, element *own_values, int64_t tokens, int64_t kv_heads,
+                        int64_t own_tokens)
 {
-    int64_t query_heads = GROUP * kv_heads, all_heads = query_heads + 2 * kv_heads;
+    int64_t query_heads = QUERIES * kv_heads, all_heads = query_heads + 2 * kv_heads;
 #pragma omp parallel for
     for (int64_t token = 0; token < tokens; token++) {
         const element *cosine = cosines + token * HEAD_DIM, *sine = sines + token * HEAD_DIM;
@@ -117,7 +118,7 @@ void place(const element *heads, const element *cosines, const element *sines,
                 memcpy(own_values + own * HEAD_DIM, from, HEAD_DIM * sizeof *from);
                 continue;
             }
-            int64_t row = (head / GROUP * tokens + token) * GROUP + head % GROUP;
+            int64_t row = (head / QUERIES * tokens + token) * QUERIES + head % QUERIES;
             element *to = head < query_heads ? queries + row * HEAD_DIM : own_keys + own * HEAD_DIM;
 #pragma omp simd
             for (int64_t i = 0; i < HEAD_DIM / 2; i++) {
@@ -132,8 +133,8 @@ void place(const element *heads, const element *cosines, const element *sines,
 
 /* scores [rows, columns] become exp(scale * (score - highest)) in their first `used` columns and
    zero beyond; highest [rows], scaled, and total [rows] are each row's maximum and sum. */
-void weigh(element *scores, float *highest, float *total, int64_t rows, int64_t columns,
-           int64_t used, float scale)
+void unnormalised_softmax(element *scores, float *highest, float *total, int64_t rows,
+                          int64_t columns, int64_t used, float scale)
 {
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++) {
@@ -186,31 +187,31 @@ static inline float sum_lanes(lanes x)
     return quarters[0][0] + quarters[0][1] + (quarters[0][2] + quarters[0][3]);
 }
 
-/* Attention of one key/value head's queries [GROUP, HEAD_DIM] over `length` own keys, joined with
+/* Attention of one key/value head's queries [QUERIES, HEAD_DIM] over `length` own keys, joined with
    what the prefix came to: outputs before division by their total, and the highest score. */
 static void attend(const element *queries, const element *keys, const element *values,
                    int64_t length, const element *prefix, const float *highest,
                    const float *total, float scale, element *outputs)
 {
-    float scores[GROUP][length], divisors[GROUP], kept[GROUP];
-    lanes query[GROUP][PARTS];
-    for (int g = 0; g < GROUP; g++)
+    float scores[QUERIES][length], divisors[QUERIES], kept[QUERIES];
+    lanes query[QUERIES][PARTS];
+    for (int g = 0; g < QUERIES; g++)
         for (int part = 0; part < PARTS; part++)
             query[g][part] = scale * load_lanes(queries + g * HEAD_DIM + part * LANES);
     for (int64_t t = 0; t < length; t++) {
-        lanes products[GROUP] = {{0}};
+        lanes products[QUERIES] = {{0}};
         /* What the second loop reads comes from memory while the first one computes. */
         for (int i = 0; i < HEAD_DIM; i += CACHE_LINE)
             __builtin_prefetch(values + t * HEAD_DIM + i);
         for (int part = 0; part < PARTS; part++) {
             lanes key = load_lanes(keys + t * HEAD_DIM + part * LANES);
-            for (int g = 0; g < GROUP; g++)
+            for (int g = 0; g < QUERIES; g++)
                 products[g] += query[g][part] * key;
         }
-        for (int g = 0; g < GROUP; g++)
+        for (int g = 0; g < QUERIES; g++)
             scores[g][t] = sum_lanes(products[g]);
     }
-    for (int g = 0; g < GROUP; g++) {
+    for (int g = 0; g < QUERIES; g++) {
         float top = highest[g], sum = 0;
 #pragma omp simd reduction(max : top)
         for (int64_t t = 0; t < length; t++)
@@ -222,37 +223,37 @@ static void attend(const element *queries, const element *keys, const element *v
         divisors[g] = sum + kept[g] * total[g];
     }
     for (int part = 0; part < PARTS; part++) {
-        lanes sums[GROUP];
-        for (int g = 0; g < GROUP; g++)
+        lanes sums[QUERIES];
+        for (int g = 0; g < QUERIES; g++)
             sums[g] = kept[g] * load_lanes(prefix + g * HEAD_DIM + part * LANES);
         for (int64_t t = 0; t < length; t++) {
             lanes value = load_lanes(values + t * HEAD_DIM + part * LANES);
-            for (int g = 0; g < GROUP; g++)
+            for (int g = 0; g < QUERIES; g++)
                 sums[g] += scores[g][t] * value;
         }
-        for (int g = 0; g < GROUP; g++)
+        for (int g = 0; g < QUERIES; g++)
             for (int i = 0; i < LANES; i++)
                 outputs[g * HEAD_DIM + part * LANES + i] = store(sums[g][i] / divisors[g]);
     }
 }
 
 /* Each token sees its slot's own keys up to its position, and the prefix. queries, prefix:
-   [kv_heads, tokens * GROUP, HEAD_DIM]; highest, total: [kv_heads, tokens * GROUP]; own_keys,
-   own_values: [slots, kv_heads, own_tokens, HEAD_DIM]; outputs: [tokens, kv_heads * GROUP,
+   [kv_heads, tokens * QUERIES, HEAD_DIM]; highest, total: [kv_heads, tokens * QUERIES]; own_keys,
+   own_values: [slots, kv_heads, own_tokens, HEAD_DIM]; outputs: [tokens, kv_heads * QUERIES,
    HEAD_DIM]. */
-void attend_own(const element *queries, const element *own_keys, const element *own_values,
-                const int64_t *slots, const int64_t *positions, const element *prefix,
-                const float *highest, const float *total, element *outputs, int64_t tokens,
-                int64_t kv_heads, int64_t own_tokens, float scale)
+void own_attention(const element *queries, const element *own_keys, const element *own_values,
+                   const int64_t *slots, const int64_t *positions, const element *prefix,
+                   const float *highest, const float *total, element *outputs, int64_t tokens,
+                   int64_t kv_heads, int64_t own_tokens, float scale)
 {
 #pragma omp parallel for collapse(2) schedule(dynamic, 4)
     for (int64_t token = 0; token < tokens; token++)
         for (int64_t head = 0; head < kv_heads; head++) {
-            int64_t row = (head * tokens + token) * GROUP;
+            int64_t row = (head * tokens + token) * QUERIES;
             int64_t own = (slots[token] * kv_heads + head) * own_tokens * HEAD_DIM;
             attend(queries + row * HEAD_DIM, own_keys + own, own_values + own,
                    positions[token] + 1, prefix + row * HEAD_DIM, highest + row, total + row, scale,
-                   outputs + (token * kv_heads + head) * GROUP * HEAD_DIM);
+                   outputs + (token * kv_heads + head) * QUERIES * HEAD_DIM);
         }
 }
 
@@ -261,12 +262,13 @@ void attend_own(const element *queries, const element *own_keys, const element *
 enum { LOWER_BITS = 19, BUCKETS = 128 << (23 - LOWER_BITS), BLOCK = 512 };
 
 /* The weights exp((x - top) * factor / LOG2_E) of up to BLOCK logits, and their buckets. */
-static void weigh_block(const element *x, int64_t count, float top, float factor, float *weights,
-                        int32_t *buckets)
+static void weights_of_block(const element *x, int64_t count, float top, float factor,
+                             float *weights, int32_t *buckets)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
-        weights[i] = power_of_two(factor * (load(x[i]) - top));
+        /* A logit that is no number gets the least weight, as there is no bucket for it. */
+        weights[i] = power_of_two(larger(factor * (load(x[i]) - top), -126));
         int32_t bits;
         memcpy(&bits, weights + i, sizeof bits);
         buckets[i] = bits >> LOWER_BITS;
@@ -288,7 +290,7 @@ static float lowest_kept(const element *x, int64_t count, float top, float facto
     int32_t buckets[BLOCK], last = BUCKETS - 1;
     for (int64_t start = 0; start < count; start += BLOCK) {
         int64_t size = count - start < BLOCK ? count - start : BLOCK;
-        weigh_block(x + start, size, top, factor, weights, buckets);
+        weights_of_block(x + start, size, top, factor, weights, buckets);
         for (int64_t i = 0; i < size; i++)
             mass[buckets[i]] += weights[i];
     }
@@ -302,7 +304,7 @@ static float lowest_kept(const element *x, int64_t count, float top, float facto
     for (int64_t start = 0; start < count; start += BLOCK) {
         int64_t size = count - start < BLOCK ? count - start : BLOCK;
         int32_t matches = 0;
-        weigh_block(x + start, size, top, factor, weights, buckets);
+        weights_of_block(x + start, size, top, factor, weights, buckets);
 #pragma omp simd reduction(+ : matches)
         for (int64_t i = 0; i < size; i++)
             matches += buckets[i] == last;
@@ -342,8 +344,8 @@ static inline float gumbel(uint64_t row_state, uint64_t token)
 
 /* Nucleus sampling as in sampler.py, one token for each row of logits [rows, vocabulary]; scratch:
    as many numbers as logits, of which few are touched. */
-void draw(const element *logits, const int64_t *keys, const int64_t *positions, int64_t *tokens,
-          float *scratch, int64_t rows, int64_t vocabulary, float temperature, float top_p)
+void sample(const element *logits, const int64_t *keys, const int64_t *positions, int64_t *tokens,
+            float *scratch, int64_t rows, int64_t vocabulary, float temperature, float top_p)
 {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t row = 0; row < rows; row++) {

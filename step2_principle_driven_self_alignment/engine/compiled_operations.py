@@ -4,6 +4,7 @@ import ctypes
 import functools
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from engine.operations import Operations
+from engine.operations import Operations, TokenBatch
 
 SOURCE = Path(__file__).with_suffix(".c")
 LANES = 16  # heads are read in pieces of so many numbers
@@ -23,39 +24,49 @@ KINDS = {"t": ctypes.c_void_p, "i": ctypes.c_int64, "n": ctypes.c_float}
 SIGNATURES = {
     "add_norm": "ttttiin",
     "swiglu": "ttii",
-    "place": "ttttttttiii",
-    "weigh": "tttiiin",
-    "attend_own": "tttttttttiiin",
-    "draw": "tttttiinn",
+    "rotary_cache_write": "ttttttttiii",
+    "unnormalised_softmax": "tttiiin",
+    "own_attention": "tttttttttiiin",
+    "sample": "tttttiinn",
 }
 
 logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def compile_operations(head_dim: int, group: int, dtype: torch.dtype) -> Operations | None:
+def compile_operations(
+    head_dim: int, queries_per_kv_head: int, dtype: torch.dtype
+) -> Operations | None:
     """The operations for one model; None for a type or size of heads that the loops don't know.
 
-    None, and a word of warning, where they can't be compiled.
+    None, and a warning, where they can't be compiled.
     """
     if dtype not in DTYPES or head_dim % LANES:
         return None
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    compiler = _find_compiler()
     if compiler is None:
         logger.warning("no C compiler (gcc) is here: generation on this CPU will be slower")
         return None
-    macros = {"HEAD_DIM": head_dim, "GROUP": group, "BFLOAT16": DTYPES[dtype]}
+    macros = {"HEAD_DIM": head_dim, "QUERIES": queries_per_kv_head, "BFLOAT16": DTYPES[dtype]}
     defined = [f"-D{name}={value}" for name, value in macros.items()]
     with tempfile.TemporaryDirectory(prefix="self_align_") as folder:
         library = f"{folder}/operations.so"
-        command = [compiler, *FLAGS, *defined, str(SOURCE), "-o", library, *LINKED]
+        command = [*compiler, *FLAGS, *defined, str(SOURCE), "-o", library, *LINKED]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
             return CompiledOperations(head_dim, ctypes.CDLL(library))
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", None) or error
-            logger.warning("generation on this CPU will be slower: %s: %s", compiler, reason)
+            name = shlex.join(compiler)
+            logger.warning("generation on this CPU will be slower: %s: %s", name, reason)
             return None
+
+
+def _find_compiler() -> list[str] | None:
+    """The words of a command: CC may be more than one, as in "ccache gcc"."""
+    named = shlex.split(os.environ.get("CC", ""))
+    found = shutil.which("gcc") or shutil.which("cc")
+    return named or (None if found is None else [found])
 
 
 class CompiledOperations(Operations):
@@ -81,7 +92,7 @@ class CompiledOperations(Operations):
         self._library.swiglu(*_addresses(gate_up, outputs), *outputs.shape)
         return outputs
 
-    def place(
+    def rotary_cache_write(
         self,
         heads: torch.Tensor,
         cosines: torch.Tensor,
@@ -93,22 +104,34 @@ class CompiledOperations(Operations):
     ) -> torch.Tensor:
         tokens, count, head_dim = heads.shape
         _, kv_heads, own_tokens, _ = own_keys.shape
-        group = count // kv_heads - 2
-        queries = heads.new_empty(kv_heads, tokens * group, head_dim)
+        per_kv_head = count // kv_heads - 2
+        queries = heads.new_empty(kv_heads, tokens * per_kv_head, head_dim)
         addresses = _addresses(
             heads, cosines, sines, slots, positions, queries, own_keys, own_values
         )
-        self._library.place(*addresses, tokens, kv_heads, own_tokens)
+        self._library.rotary_cache_write(*addresses, tokens, kv_heads, own_tokens)
         return queries
 
-    def weigh(self, scores: torch.Tensor, used: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prefix_scores(
+        self, batch: TokenBatch, queries: torch.Tensor, keys: torch.Tensor
+    ) -> torch.Tensor:
+        # In the type of the model, which on a CPU is read and written in half the time.
+        if batch.scores is None:
+            batch.scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
+        return torch.bmm(queries, keys.transpose(1, 2), out=batch.scores)
+
+    def unnormalised_softmax(
+        self, scores: torch.Tensor, used: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         highest = scores.new_empty(scores.shape[:2], dtype=torch.float32)
         totals = torch.empty_like(highest)
         addresses = _addresses(scores, highest, totals)
-        self._library.weigh(*addresses, highest.numel(), scores.shape[-1], used, self.scale)
+        self._library.unnormalised_softmax(
+            *addresses, highest.numel(), scores.shape[-1], used, self.scale
+        )
         return highest, totals
 
-    def attend_own(
+    def own_attention(
         self,
         queries: torch.Tensor,
         own_keys: torch.Tensor,
@@ -125,10 +148,10 @@ class CompiledOperations(Operations):
         addresses = _addresses(
             queries, own_keys, own_values, slots, positions, prefix, highest, totals, outputs
         )
-        self._library.attend_own(*addresses, tokens, kv_heads, own_tokens, self.scale)
+        self._library.own_attention(*addresses, tokens, kv_heads, own_tokens, self.scale)
         return outputs
 
-    def draw(
+    def sample(
         self,
         logits: torch.Tensor,
         keys: torch.Tensor,
@@ -138,7 +161,7 @@ class CompiledOperations(Operations):
     ) -> torch.Tensor:
         tokens, scratch = torch.empty_like(keys), torch.empty(logits.shape)
         addresses = _addresses(logits, keys, positions, tokens, scratch)
-        self._library.draw(*addresses, *logits.shape, temperature, top_p)
+        self._library.sample(*addresses, *logits.shape, temperature, top_p)
         return tokens
 
 

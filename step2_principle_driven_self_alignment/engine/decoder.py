@@ -1,13 +1,13 @@
-"""A loaded model with its keys and values: fills the prefix and new prompts, decodes one token."""
+"""A loaded model with its keys and values: prefills the prefix and new prompts, decodes a token."""
 
 from collections.abc import Sequence
 
 import torch
 
-from engine.attention import PrefixPiece, attend_to_cache
+from engine.attention import CachedAttention, CacheShape, KeyValueCache, PrefixPiece
 from engine.checkpoint import Checkpoint
 from engine.head_layout import plan_heads
-from engine.kv_cache import CacheShape, KeyValueCache
+from engine.launch_ranks import LaunchRanks
 from engine.linear import pack_weights
 from engine.memory_plan import PREFILL_TOKENS
 from engine.model import Transformer
@@ -15,7 +15,6 @@ from engine.model_config import ModelConfig
 from engine.operations import choose_operations
 from engine.sampler import SamplingSettings
 from engine.step_graphs import StepGraphs
-from engine.tensor_parallel import ParallelRanks
 from engine.weights import WeightLoader
 
 
@@ -29,7 +28,8 @@ class Decoder:
         self.slots = cache.shape.slots
         self.own_tokens = cache.shape.own_tokens
         # None: a step's operators are launched one by one.
-        self.graphs = StepGraphs(self._step, self.slots) if device.type == "cuda" else None
+        captured = device.type == "cuda" and model.operations.fixed_launches
+        self.graphs = StepGraphs(self._step, self.slots) if captured else None
         self._prefix_end: torch.Tensor | None = None  # [1, hidden], what follows the prefix alone
 
     @classmethod
@@ -37,7 +37,7 @@ class Decoder:
         cls,
         checkpoint: Checkpoint,
         config: ModelConfig,
-        ranks: ParallelRanks,
+        ranks: LaunchRanks,
         dtype: torch.dtype,
         device: torch.device,
         *,
@@ -45,9 +45,9 @@ class Decoder:
         slots: int,
         own_tokens: int,
     ) -> "Decoder":
-        """Reads the weights; ValueError naming a tensor that doesn't fit the config."""
-        layout = plan_heads(config.query_heads, config.kv_heads, ranks.ranks)
-        operations = choose_operations(device, dtype, config.head_dim, layout.group_size)
+        """Reads the weights; UserError naming a tensor that doesn't fit the config."""
+        layout = plan_heads(config.query_heads, config.kv_heads, ranks.tensor_parallel)
+        operations = choose_operations(device, dtype, config.head_dim, layout.queries_per_kv_head)
         default_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)  # fairscale's layers know no other way
         try:
@@ -55,7 +55,7 @@ class Decoder:
         finally:
             torch.set_default_dtype(default_dtype)
         model.requires_grad_(False)
-        WeightLoader(checkpoint, layout, ranks.rank).load(model)
+        WeightLoader(checkpoint, layout, ranks.rank_in_group).load(model)
         pack_weights(model, dtype, device)
         shape = CacheShape(
             layers=config.layers,
@@ -65,10 +65,11 @@ class Decoder:
             slots=slots,
             own_tokens=own_tokens,
         )
-        return cls(model, KeyValueCache(shape, dtype, device), device)
+        cache = KeyValueCache(shape, dtype, device, tokens_first=operations.tokens_first)
+        return cls(model, cache, device)
 
     @torch.inference_mode()
-    def fill_prefix(self, token_ids: Sequence[int]) -> None:
+    def prefill_prefix(self, token_ids: Sequence[int]) -> None:
         """Computes the keys and values that all prompts share."""
         tokens = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
         for start in range(0, len(tokens), PREFILL_TOKENS):
@@ -80,20 +81,24 @@ class Decoder:
             self._prefix_end = hidden[-1:]
 
     @torch.inference_mode()
-    def fill_prompts(self, prompts: Sequence[Sequence[int]], first_slot: int) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], first_slot: int) -> torch.Tensor:
         """Computes the own parts of new prompts into the slots from `first_slot` on.
 
         Returns the logits of what follows each, [prompts, vocabulary].
         """
-        token_ids = [token for prompt in prompts for token in prompt]
-        if not token_ids:
+        some = [index for index, prompt in enumerate(prompts) if prompt]
+        if not some:
             return self.model.logits(self._prefix_end.expand(len(prompts), -1))
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        slots = torch.arange(first_slot, first_slot + len(prompts)).repeat_interleave(lengths)
+        lengths = [len(prompts[index]) for index in some]
+        token_ids = torch.tensor([token for prompt in prompts for token in prompt])
+        slots = (first_slot + torch.tensor(some)).repeat_interleave(torch.tensor(lengths))
         positions = torch.cat([torch.arange(length) for length in lengths])
-        hidden = self._run(torch.tensor(token_ids), slots, positions)[lengths.cumsum(0) - 1]
-        if 0 in lengths:
-            hidden[lengths == 0] = self._prefix_end
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        hidden = self._run(token_ids, slots, positions, lengths)[ends]
+        if len(some) < len(prompts):
+            behind_prefix = self._prefix_end.repeat(len(prompts), 1)
+            behind_prefix[some] = hidden
+            hidden = behind_prefix
         return self.model.logits(hidden)
 
     @torch.inference_mode()
@@ -110,15 +115,19 @@ class Decoder:
         return self.model.logits(self._run(tokens, slots, positions))
 
     def _run(
-        self, tokens: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        lengths: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Feeds tokens at positions of their slots; returns hidden states [tokens, width]."""
         tokens, slots, positions = (x.to(self.device) for x in (tokens, slots, positions))
-        attend = attend_to_cache(self.cache, self.model.operations, slots, positions)
+        attend = CachedAttention(self.cache, self.model.operations, slots, positions, lengths)
         return self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
 
     @torch.inference_mode()
-    def draw(
+    def sample(
         self,
         logits: torch.Tensor,
         keys: torch.Tensor,
@@ -133,7 +142,7 @@ class Decoder:
         if sampling.temperature == 0:
             return logits.argmax(dim=-1)
         operations = self.model.operations
-        return operations.draw(logits, keys, positions, sampling.temperature, sampling.top_p)
+        return operations.sample(logits, keys, positions, sampling.temperature, sampling.top_p)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""

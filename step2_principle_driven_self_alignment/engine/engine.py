@@ -13,26 +13,26 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+from prompt_format import SELF_ALIGN, PromptFormat
+from user_error import UserError
 
 from engine import memory_plan
 from engine.checkpoint import open_checkpoint
 from engine.decoder import Decoder
-from engine.generation import Completion, Generation, GiveUp
+from engine.device import available_memory, choose_device, choose_dtype
+from engine.generation import Completion, EngineStatistics, Generation, GiveUp
 from engine.head_layout import plan_heads
-from engine.memory_plan import PREFILL_TOKENS, MemoryPlan, available_memory
+from engine.launch_ranks import LaunchRanks
+from engine.memory_plan import PREFILL_TOKENS, MemoryPlan
 from engine.model_config import ModelConfig, load_model_config
 from engine.sampler import SamplingSettings
 from engine.scheduler import Request, Scheduler
-from engine.stage_clock import EngineStatistics
-from engine.tensor_parallel import agree, choose_device, join_group, tensor_parallel_degree
 from engine.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Completion", "Engine", "EngineSettings", "Request", "SamplingSettings", "plan_memory"]
 
 ADMISSION_SIZE = 8
-DRAIN_EVERY = 8  # steps between two looks at whether to drain
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AGREE_EVERY = 8  # steps between two looks at whether to drain
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,16 @@ class EngineSettings:
     device: str = "auto"
     tensor_parallel: int | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    prompt_format: PromptFormat = SELF_ALIGN
 
     def __post_init__(self) -> None:
         if self.slots < 1:
-            raise ValueError(f"--slots is {self.slots}; give at least 1")
+            raise UserError(f"--slots is {self.slots}; give at least 1")
         if self.max_own_tokens <= self.sampling.max_new_tokens:
-            raise ValueError(
+            raise UserError(
                 f"--max_own_tokens {self.max_own_tokens} leaves no room for a prompt beside "
                 f"--max_new_tokens {self.sampling.max_new_tokens}; raise the one or lower the other"
             )
-        if self.dtype != "auto" and self.dtype not in DTYPES:
-            raise ValueError(f"--dtype {self.dtype}; choose auto, {', '.join(DTYPES)}")
 
 
 def plan_memory(settings: EngineSettings) -> MemoryPlan:
@@ -73,26 +72,17 @@ def plan_memory(settings: EngineSettings) -> MemoryPlan:
 
 
 def _plan(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> MemoryPlan:
-    ranks = tensor_parallel_degree(settings.tensor_parallel)
+    ranks = LaunchRanks.from_environment(settings.tensor_parallel)
     device = choose_device(settings.device)
     return memory_plan.plan(
         config,
-        plan_heads(config.query_heads, config.kv_heads, ranks),
-        choose_dtype(settings.dtype, config, device),
+        plan_heads(config.query_heads, config.kv_heads, ranks.tensor_parallel),
+        choose_dtype(settings.dtype, config.torch_dtype, device),
         prefix_tokens=prefix_tokens,
         slots=settings.slots,
         own_tokens=settings.max_own_tokens,
         available=available_memory(device),
     )
-
-
-def choose_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The data type for weights and keys/values."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type == "cuda":
-        return DTYPES.get(config.torch_dtype, torch.bfloat16)
-    return torch.float32
 
 
 class Engine:
@@ -102,7 +92,7 @@ class Engine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Raises ValueError or FileNotFoundError before any weight is read, where it can."""
+        """Raises UserError before any weight is read, where it can."""
         folder = Path(settings.model_dir)
         config = load_model_config(folder)
         self.tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
@@ -113,7 +103,8 @@ class Engine:
         self.settings = settings
         self.statistics = EngineStatistics(prefix_tokens=len(prefix))
         self.device = choose_device(settings.device)
-        self.ranks = join_group(settings.tensor_parallel, settings.device)
+        self.ranks = LaunchRanks.from_environment(settings.tensor_parallel)
+        self.ranks.join(self.device)
         self.eos_ids = self.tokenizer.eos_ids | set(config.eos_token_ids)
         self._anchor = settings.prefix_text.rpartition("\n")[2] or settings.prefix_text[-1:]
         with self.statistics.stage("load"):
@@ -121,14 +112,15 @@ class Engine:
                 open_checkpoint(folder),
                 config,
                 self.ranks,
-                choose_dtype(settings.dtype, config, self.device),
+                choose_dtype(settings.dtype, config.torch_dtype, self.device),
                 self.device,
                 prefix_tokens=len(prefix),
                 slots=settings.slots,
                 own_tokens=settings.max_own_tokens,
             )
+            self.ranks.wait_until_loaded()
         with self.statistics.stage("prefix"):
-            self.decoder.fill_prefix(prefix)
+            self.decoder.prefill_prefix(prefix)
 
     def generate(
         self,
@@ -141,6 +133,7 @@ class Engine:
 
         `give_up(request, text so far)` tells that a response isn't worth going on with. Once the
         group leader's `should_drain()` is true, the iterator ends; what was alive is dropped.
+        RuntimeError where the ranks of a group no longer sample the same tokens.
         """
         too_long: list[Completion] = []
         generation = Generation(
@@ -150,6 +143,7 @@ class Engine:
             self.eos_ids,
             self.statistics,
             give_up,
+            self.settings.prompt_format,
         )
         scheduler = Scheduler(
             generation.waiting(requests, self._anchor, too_long),
@@ -161,24 +155,25 @@ class Engine:
             has_work = scheduler.has_work
             yield from too_long
             too_long.clear()
-            if not has_work or (step % DRAIN_EVERY == 0 and self._must_drain(should_drain)):
+            if not has_work:
                 break
+            if step % AGREE_EVERY == 0:
+                wish = should_drain is not None and should_drain()
+                if self.ranks.agree(wish, (len(scheduler.live), generation.checksum)):
+                    break
             yield from generation.step(scheduler)
         self.statistics.note_peak_memory(self.device)
 
-    def _must_drain(self, should_drain: Callable[[], bool] | None) -> bool:
-        return should_drain is not None and agree(should_drain(), self.ranks, self.device)
-
 
 def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> None:
-    """Raises ValueError where the prefix and an own part are longer than the model can see."""
+    """Raises UserError where the prefix and an own part are longer than the model can see."""
     tokens = prefix_tokens + settings.max_own_tokens
     for name, limit in (
         ("max_position_embeddings", config.max_positions),
         ("sliding_window", config.sliding_window),
     ):
         if limit is not None and tokens > limit:
-            raise ValueError(
+            raise UserError(
                 f"{settings.model_dir}: the prompt's {prefix_tokens} tokens and --max_own_tokens "
                 f"{settings.max_own_tokens} come to {tokens}, and the model's {name} is {limit}; "
                 "shorten the prompt or lower --max_own_tokens"
@@ -187,7 +182,7 @@ def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: i
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "give the model's own tokenizer with --tokenizer_path"
         )

@@ -14,16 +14,16 @@ class HeadLayout:
     ranks: int
     query_heads: int
     kv_heads: int
-    group_size: int  # query heads that share a (copy of a) key/value head on a rank
+    queries_per_kv_head: int  # query heads that share a (copy of a) key/value head on a rank
     kv_heads_per_rank: int
 
     @property
     def query_heads_per_rank(self) -> int:
-        return self.kv_heads_per_rank * self.group_size
+        return self.kv_heads_per_rank * self.queries_per_kv_head
 
     def kv_head_of(self, rank: int, local: int) -> int | None:
         """The model's key/value head that is a rank's `local`-th; None for padding."""
-        copies = self.query_heads // self.kv_heads // self.group_size
+        copies = self.query_heads // self.kv_heads // self.queries_per_kv_head
         head = (rank * self.kv_heads_per_rank + local) // copies
         return head if head < self.kv_heads else None
 
@@ -35,13 +35,14 @@ class HeadLayout:
 
 def plan_heads(query_heads: int, kv_heads: int, ranks: int) -> HeadLayout:
     """Chooses the layout with the least padding, and among these the fewest copies."""
-    group = query_heads // kv_heads
+    sharing = query_heads // kv_heads
 
-    def layout(group_size: int) -> HeadLayout:
-        copies = kv_heads * group // group_size
-        return HeadLayout(ranks, query_heads, kv_heads, group_size, -(-copies // ranks))
+    def layout(queries_per_kv_head: int) -> HeadLayout:
+        copies = kv_heads * sharing // queries_per_kv_head
+        per_rank = -(-copies // ranks)
+        return HeadLayout(ranks, query_heads, kv_heads, queries_per_kv_head, per_rank)
 
-    divisors = [size for size in range(group, 0, -1) if group % size == 0]
+    divisors = [size for size in range(sharing, 0, -1) if sharing % size == 0]
     return min(map(layout, divisors), key=lambda plan: plan.query_heads_per_rank)
 
 

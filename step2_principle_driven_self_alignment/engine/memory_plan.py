@@ -1,20 +1,17 @@
 """How much memory a run needs, from the model's config alone, before any weight is read."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from user_error import UserError
 
 from engine.head_layout import HeadLayout, padded_share
-from engine.kv_cache import padded_prefix
 from engine.model_config import ModelConfig
-from engine.operations import TOKENS_AT_A_TIME
+from engine.operations import TOKENS_AT_A_TIME, padded_prefix
 
 GIB = 2**30
 PREFILL_TOKENS = 512  # tokens of the prefix, or of new prompts, that go through the model at once
 LOGITS_COPIES = 14  # as float32: logits, scaled, probabilities; in PyTorch also noise, in 64 bits
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class MemoryPlan:
         return self.weights + self.prefix + self.slots * self.slot + self.workspace
 
     def check(self) -> None:
-        """Raises ValueError, with the largest number of slots that fits, if this doesn't."""
+        """Raises UserError, with the largest number of slots that fits, if this doesn't."""
         if self.total <= self.available:
             return
         remedy = (
@@ -43,7 +40,7 @@ class MemoryPlan:
             if self.largest_slots > 0
             else "not even one slot fits: spread the model over more ranks (--tensor_parallel)"
         )
-        raise ValueError(
+        raise UserError(
             f"{self.slots} slots need {self.total / GIB:.2f} GiB on each rank, and "
             f"{self.available / GIB:.2f} GiB are available; {remedy}"
         )
@@ -75,11 +72,12 @@ def plan(
     prefix = padded_prefix(prefix_tokens) * token
     slot = own_tokens * token
     logits = config.vocab_size * LOGITS_COPIES * torch.float32.itemsize  # of one slot
-    filled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
-    states = filled * _count_states(config, layout) * torch.float32.itemsize
+    prefilled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
+    states = prefilled * _count_states(config, layout) * torch.float32.itemsize
     # Without compiled operations, scores and some keys are copied as float32.
     copied = size + torch.float32.itemsize
     states += TOKENS_AT_A_TIME * slot // config.layers // size * copied
+    copied += torch.float32.itemsize
     scores = heads * padded_prefix(prefix_tokens) * copied  # of one token
     free = available - weights - prefix - states
     return MemoryPlan(
@@ -87,11 +85,11 @@ def plan(
         prefix=prefix,
         slot=slot,
         slots=slots,
-        # Prompts are filled and tokens decoded in turn.
-        workspace=states + slots * logits + max(filled, slots) * scores,
+        # Prefill and decoding take turns.
+        workspace=states + slots * logits + max(prefilled, slots) * scores,
         available=available,
         largest_slots=min(
-            (free - filled * scores) // (slot + logits), free // (slot + logits + scores)
+            (free - prefilled * scores) // (slot + logits), free // (slot + logits + scores)
         ),
     )
 
@@ -110,21 +108,3 @@ def _count_states(config: ModelConfig, layout: HeadLayout) -> int:
     feed_forward = padded_share(config.feed_forward_size, layout.ranks)
     heads = 2 * layout.query_heads_per_rank + 2 * layout.kv_heads_per_rank
     return 6 * config.hidden_size + 3 * feed_forward + 4 * heads * config.head_dim
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that this process may use: what its GPU has, or its share of the machine's memory."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    limits = [_linux_available()]
-    if CGROUP_LIMIT.is_file() and CGROUP_LIMIT.read_text().strip() != "max":
-        limits.append(int(CGROUP_LIMIT.read_text()))
-    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")
-    return min(limits) // int(processes)
-
-
-def _linux_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo does not tell the available memory")

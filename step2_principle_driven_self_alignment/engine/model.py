@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The whole model on one rank; weights are filled in by `weights.load_weights`."""
+    """The whole model on one rank; weights are copied in by `weights.WeightLoader`."""
 
     def __init__(
         self,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from user_error import UserError
+
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 HUGGING_FACE_FIELDS = (
     "hidden_size",
@@ -59,27 +61,22 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.query_heads % self.kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"{self.query_heads} attention heads can't share {self.kv_heads} key/value heads "
                 "evenly; the model's config is damaged"
             )
-
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.query_heads // self.kv_heads
 
 
 def load_model_config(folder: Path) -> ModelConfig:
     """Reads `config.json` or `params.json`.
 
-    Raises FileNotFoundError if there is neither, ValueError if the model isn't supported.
+    Raises UserError if there is neither, or if the model isn't supported.
     """
     if (folder / "config.json").is_file():
         return _from_hugging_face(folder)
     if (folder / "params.json").is_file():
         return _from_meta(folder)
-    raise FileNotFoundError(
+    raise UserError(
         f"{folder} has neither config.json (Hugging Face) nor params.json (Meta); give the folder "
         "of a model's checkpoint"
     )
@@ -89,7 +86,7 @@ def _from_hugging_face(folder: Path) -> ModelConfig:
     config = _read_json(folder / "config.json")
     family = config.get("model_type")
     if family not in SUPPORTED_FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"{folder}: model_type {family!r} is not supported; supported are "
             f"{', '.join(SUPPORTED_FAMILIES)}"
         )
@@ -126,10 +123,10 @@ def _from_hugging_face(folder: Path) -> ModelConfig:
 
 def _refuse_unsupported(folder: Path, config: dict[str, Any]) -> None:
     if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{folder}: hidden_act {config['hidden_act']!r}; only 'silu' is supported")
+        raise UserError(f"{folder}: hidden_act {config['hidden_act']!r}; only 'silu' is supported")
     for name in ("mlp_bias", "use_sliding_window", "quantization_config"):
         if config.get(name):
-            raise ValueError(f"{folder}: {name} is set; the engine does not support it")
+            raise UserError(f"{folder}: {name} is set; the engine does not support it")
 
 
 def _rope_scaling(folder: Path, scaling: dict[str, Any]) -> RopeScaling | float | None:
@@ -142,7 +139,7 @@ def _rope_scaling(folder: Path, scaling: dict[str, Any]) -> RopeScaling | float 
     if kind == "llama3":
         _require(folder / "config.json", scaling, ROPE_FIELDS)
         return RopeScaling(*(scaling[name] for name in ROPE_FIELDS))
-    raise ValueError(
+    raise UserError(
         f"{folder}: rope scaling {kind!r} is not supported; supported are default, linear, llama3"
     )
 
@@ -189,14 +186,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
 def _require(path: Path, fields: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raises ValueError naming the fields that a config lacks."""
+    """Raises UserError naming the fields that a config lacks."""
     missing = [name for name in names if fields.get(name) is None]
     if missing:
-        raise ValueError(f"{path} does not tell {', '.join(missing)}")
+        raise UserError(f"{path} does not tell {', '.join(missing)}")
 
 
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:

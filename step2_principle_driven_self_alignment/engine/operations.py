@@ -1,21 +1,58 @@
 """What a step does between its matrix products, in plain PyTorch.
 
-The same operations exist as C loops (`compiled_operations`) and as Triton kernels
-(`triton_operations`), each in one pass over memory; `choose_operations` takes what the device can
-run. Shapes: N tokens, K key/value heads of G query heads each, D numbers in a head. Queries that
-share a key/value head are rows of one matrix, [K, N * G, D].
+This is the reference, and the way out where nothing faster runs: `compiled_operations` does the
+same in C loops, `flash_operations` the attention with PyTorch's own kernels on a GPU;
+`choose_operations` takes what the device can run. Shapes: N tokens, K key/value heads of G query
+heads each, D numbers in a head.
 """
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
+from engine.device import runs_flash_attention
 from engine.sampler import sample
 
-TOKENS_AT_A_TIME = 4  # in `attend_own`, which copies the keys that each of them sees
+TOKENS_AT_A_TIME = 4  # in `own_attention`, which copies the keys that each of them sees
+PREFIX_ALIGNMENT = 32  # matrix products dislike odd sizes
+
+logger = logging.getLogger(__name__)
+
+
+def padded_prefix(tokens: int) -> int:
+    """Places for the tokens of a prefix, filled up to a size that products like."""
+    return -(-tokens // PREFIX_ALIGNMENT) * PREFIX_ALIGNMENT
+
+
+@dataclass
+class TokenBatch:
+    """Where a batch's tokens stand, the same in every layer.
+
+    slots, positions: int64 [N], each token's place among the slots; it sees the first
+    `prefix_tokens` tokens of the prefix, and its slot's tokens up to itself. `lengths`: how many
+    neighbouring tokens belong to each slot, from position 0 on; None if each is the only one.
+    """
+
+    slots: torch.Tensor
+    positions: torch.Tensor
+    prefix_tokens: int
+    lengths: Sequence[int] | None = None
+    scores: torch.Tensor | None = field(default=None, repr=False)  # room that the layers share
 
 
 class Operations:
-    """Holds nothing but the factor of all scores, 1 / sqrt(D)."""
+    """Holds nothing but the factor of all scores, 1 / sqrt(D).
+
+    `tokens_first`: how caches should lie in memory, [slots, tokens, K, D] or [slots, K, tokens, D];
+    `fixed_launches`: whether a step's work can be captured in a CUDA graph.
+    """
+
+    tokens_first = False
+    fixed_launches = False
 
     def __init__(self, head_dim: int) -> None:
         self.scale = head_dim**-0.5
@@ -33,7 +70,25 @@ class Operations:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
-    def place(
+    def attention(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        prefix: torch.Tensor,
+        own: torch.Tensor,
+    ) -> torch.Tensor:
+        """Rotates, stores and attends: over the prefix and each token's own part, up to itself.
+
+        heads: [N, K * G + 2 * K, D], queries, keys and values; rotary: cosines and sines [N, D],
+        the sines negative in their first half; prefix: keys and values [2, K, prefix tokens, D];
+        own: [2, slots, K, own tokens, D]. Returns [N, K * G, D].
+        """
+        queries = self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
+        behind = self._prefix_attention(batch, queries, prefix)
+        return self.own_attention(queries, *own, batch.slots, batch.positions, *behind)
+
+    def rotary_cache_write(
         self,
         heads: torch.Tensor,
         cosines: torch.Tensor,
@@ -45,22 +100,42 @@ class Operations:
     ) -> torch.Tensor:
         """Rotates queries and keys (arXiv 2104.09864), stores keys and values, returns queries.
 
-        heads: [N, K * G + 2 * K, D], queries, keys and values; cosines, sines: [N, D], the sines
-        negative in their first half; slots, positions: int64 [N], the token's place in own_keys,
-        own_values [slots, K, own tokens, D]. Returns [K, N * G, D].
+        Arguments as in `attention`. Queries that share a key/value head are rows of one matrix:
+        returns [K, N * G, D].
         """
-        tokens, count, head_dim = heads.shape
-        kv_heads = own_keys.shape[1]
-        rotated, values = heads.split((count - kv_heads, kv_heads), dim=1)
-        swapped = rotated.roll(head_dim // 2, dims=-1)
-        rotated = torch.addcmul(rotated * cosines[:, None], swapped, sines[:, None])
-        queries, keys = rotated.split((count - 2 * kv_heads, kv_heads), dim=1)
+        queries, keys, values = rotary_embedding(heads, cosines, sines, own_keys.shape[1])
         own_keys[slots, :, positions] = keys
         own_values[slots, :, positions] = values
-        by_kv_head = queries.view(tokens, kv_heads, -1, head_dim).transpose(0, 1)
-        return by_kv_head.reshape(kv_heads, -1, head_dim)
+        kv_heads, tokens = own_keys.shape[1], len(heads)
+        by_kv_head = queries.view(tokens, kv_heads, -1, heads.shape[-1]).transpose(0, 1)
+        return by_kv_head.reshape(kv_heads, -1, heads.shape[-1])
 
-    def weigh(self, scores: torch.Tensor, used: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prefix_attention(
+        self, batch: TokenBatch, queries: torch.Tensor, prefix: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The prefix's values times their weights, the highest scores and the weights' sums.
+
+        All queries [K, N * G, D] meet the same keys, in one matrix product for each head.
+        """
+        if batch.prefix_tokens == 0:
+            nothing = queries.new_zeros(queries.shape[:2], dtype=torch.float32)
+            return torch.zeros_like(queries), nothing - torch.inf, nothing
+        keys, values = prefix[:, :, : padded_prefix(batch.prefix_tokens)]
+        scores = self._prefix_scores(batch, queries, keys)
+        highest, totals = self.unnormalised_softmax(scores, batch.prefix_tokens)
+        return torch.bmm(scores.to(values.dtype), values), highest, totals
+
+    def _prefix_scores(
+        self, batch: TokenBatch, queries: torch.Tensor, keys: torch.Tensor
+    ) -> torch.Tensor:
+        """Products [K, rows, keys] in float32: in 16 bits they would be rounded, or overflow."""
+        if queries.is_cuda and queries.dtype != torch.float32:
+            return torch.bmm(queries, keys.transpose(1, 2), out_dtype=torch.float32)
+        return torch.bmm(queries.float(), keys.transpose(1, 2).float())
+
+    def unnormalised_softmax(
+        self, scores: torch.Tensor, used: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Turns scores [K, rows, columns] into weights in their place: a softmax not yet divided.
 
         A weight is exp(scale * (score - the row's highest)), and 0 from column `used` on. Returns
@@ -73,7 +148,7 @@ class Operations:
         scores[..., used:] = 0
         return highest, weights.sum(dim=-1)
 
-    def attend_own(
+    def own_attention(
         self,
         queries: torch.Tensor,
         own_keys: torch.Tensor,
@@ -86,17 +161,16 @@ class Operations:
     ) -> torch.Tensor:
         """Attention over each token's own part, up to itself, joined with that over the prefix.
 
-        queries: [K, N * G, D]; own_keys, own_values, slots, positions as in `place`; prefix: like
-        queries, the prefix's values times their weights; highest, totals: float32 [K, N * G], as
-        `weigh` returns them. The two parts are joined in float32 (Hydragen, arXiv 2402.05099).
-        Returns [N, K * G, D].
+        queries: [K, N * G, D]; prefix: like queries, the prefix's values times their weights;
+        highest, totals: float32 [K, N * G], as `unnormalised_softmax` returns them. The two parts
+        are joined in float32 (Hydragen, arXiv 2402.05099). Returns [N, K * G, D].
         """
         kv_heads, _, head_dim = queries.shape
         by_token = (kv_heads, len(slots), -1, head_dim)
         columns = (queries.view(by_token), prefix.view(by_token))
         sums = (highest.view(by_token[:3]), totals.view(by_token[:3]))
         outputs = []
-        for some in torch.arange(len(slots)).split(TOKENS_AT_A_TIME):
+        for some in torch.arange(len(slots), device=slots.device).split(TOKENS_AT_A_TIME):
             longest = int(positions[some].max()) + 1
             keys = own_keys[slots[some], :, :longest].float()  # [some, K, longest, D]
             values = own_values[slots[some], :, :longest].float()
@@ -112,7 +186,7 @@ class Operations:
             outputs.append(joined.to(queries.dtype).transpose(0, 1).flatten(1, 2))
         return torch.cat(outputs)
 
-    def draw(
+    def sample(
         self,
         logits: torch.Tensor,
         keys: torch.Tensor,
@@ -120,39 +194,48 @@ class Operations:
         temperature: float,
         top_p: float,
     ) -> torch.Tensor:
-        """Draws one token a row by nucleus sampling, with noise that a row's key tells.
+        """Samples one token a row from its nucleus, with noise that a row's key tells.
 
         logits: [rows, vocabulary]; keys: int64 [rows]; positions: int64 [rows], how many tokens
-        were drawn for this key before. Returns int64 [rows].
+        were sampled for this key before. Returns int64 [rows].
         """
         return sample(logits, keys, positions, temperature, top_p)
 
 
-def choose_operations(
-    device: torch.device, dtype: torch.dtype, head_dim: int, group: int
-) -> Operations:
-    """The fastest that the device can run; `group`: query heads to a key/value head.
+def rotary_embedding(
+    heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, kv_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rotated queries [N, K * G, D] and keys [N, K, D], and the values [N, K, D] as they were."""
+    rotated, values = heads.split((heads.shape[1] - kv_heads, kv_heads), dim=1)
+    swapped = rotated.roll(heads.shape[-1] // 2, dims=-1)
+    rotated = torch.addcmul(rotated * cosines[:, None], swapped, sines[:, None])
+    queries, keys = rotated.split((rotated.shape[1] - kv_heads, kv_heads), dim=1)
+    return queries, keys, values
 
-    ValueError if a GPU can't run Triton's kernels.
-    """
+
+def choose_operations(
+    device: torch.device, dtype: torch.dtype, head_dim: int, queries_per_kv_head: int
+) -> Operations:
+    """The fastest that the device can run."""
+    if runs_flash_attention(device, dtype, head_dim):
+        from torch.nn.attention.varlen import varlen_attn
+
+        from engine.flash_operations import FlashOperations
+
+        return FlashOperations(head_dim, varlen_attn)
     if device.type == "cuda":
-        return _load_triton(device, head_dim)
+        _say_plain_is_slow(device, dtype)
+        return Operations(head_dim)
     from engine.compiled_operations import compile_operations
 
-    return compile_operations(head_dim, group, dtype) or Operations(head_dim)
+    return compile_operations(head_dim, queries_per_kv_head, dtype) or Operations(head_dim)
 
 
-def _load_triton(device: torch.device, head_dim: int) -> Operations:
-    """Runs one kernel too, as Triton builds what launches them."""
-    try:
-        from engine.triton_operations import TritonOperations  # Triton comes with CUDA builds only
-
-        operations = TritonOperations(head_dim)
-        numbers = torch.ones(1, head_dim, device=device)
-        operations.add_norm(numbers, None, numbers[0], 0.0)
-    except Exception as error:  # of Triton, of the compiler that it calls, or of the driver
-        raise ValueError(
-            f"Triton can't run kernels on {device} ({type(error).__name__}: {error}); it needs a C "
-            "compiler (gcc, or what CC names) and Python's headers (Debian: gcc and python3-dev)"
-        ) from error
-    return operations
+@functools.cache
+def _say_plain_is_slow(device: torch.device, dtype: torch.dtype) -> None:
+    logger.warning(
+        "%s in %s: FlashAttention needs compute capability 8.0 and 16-bit numbers, so attention "
+        "runs operator by operator, several times slower",
+        torch.cuda.get_device_name(device),
+        str(dtype).removeprefix("torch."),
+    )

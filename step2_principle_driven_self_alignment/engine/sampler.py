@@ -1,16 +1,18 @@
-"""Draws the next tokens: temperature, nucleus, and noise that depends on nothing but the prompt.
+"""Samples the next tokens: temperature, nucleus, and noise that tells from the prompt alone.
 
 Nucleus sampling (arXiv 1904.09751) keeps the likeliest tokens while the probability mass before
-a token is at most top_p; equally likely ones are kept together. One of them is drawn by the
+a token is at most top_p; equally likely ones are kept together. One of them is chosen by the
 Gumbel-max trick: the largest of logit / temperature + Gumbel noise. The noise is a function of
 (seed, prompt, position, token), so a response doesn't change with the batch, the slot, the order
 or a restart.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
+from user_error import UserError
 
 TRIES = 12  # of a flat distribution at top_p 0.5, one row in 10^11 would need more
 
@@ -22,7 +24,7 @@ MIX_2 = 0x94D049BB133111EB - 2**64
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are drawn; `temperature` 0 takes the likeliest token."""
+    """How responses are sampled; `temperature` 0 takes the likeliest token."""
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -30,12 +32,12 @@ class SamplingSettings:
     max_new_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"--temperature is {self.temperature}; give 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; give a number above 0, up to 1")
+            raise UserError(f"--top_p is {self.top_p}; give a number above 0, up to 1")
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+            raise UserError(f"--max_new_tokens is {self.max_new_tokens}; give at least 1")
 
 
 def noise_key(seed: int, request_id: str) -> int:
@@ -51,7 +53,7 @@ def sample(
     temperature: float,
     top_p: float,
 ) -> torch.Tensor:
-    """Draws one token a row; `Operations.draw` has the shapes.
+    """Samples one token a row; `Operations.sample` has the shapes.
 
     All tokens get their noise, and are tried in noisy order until one lies in the nucleus. One
     that lies outside rules out all that are as unlikely, on average half of what was left outside.
@@ -60,17 +62,17 @@ def sample(
     probabilities = torch.softmax(scaled, dim=-1)
     vocabulary = torch.arange(scaled.shape[-1], device=scaled.device)
     noisy = scaled + gumbel_noise(keys, positions, vocabulary[None])
-    drawn = scaled.argmax(dim=-1)  # should none of the tries lie in the nucleus
-    found = torch.zeros_like(drawn, dtype=torch.bool)
+    sampled = scaled.argmax(dim=-1)  # should none of the tries lie in the nucleus
+    found = torch.zeros_like(sampled, dtype=torch.bool)
     for _ in range(min(TRIES, scaled.shape[-1])):
         tokens = noisy.argmax(dim=-1, keepdim=True)  # [rows, 1]
         values = scaled.gather(1, tokens)
         before = (probabilities * (scaled > values)).sum(dim=-1)
         inside = before <= top_p
-        drawn = torch.where(inside & ~found, tokens.squeeze(1), drawn)
+        sampled = torch.where(inside & ~found, tokens.squeeze(1), sampled)
         found |= inside
         noisy.masked_fill_(scaled <= values, float("-inf"))
-    return drawn
+    return sampled
 
 
 def gumbel_noise(keys: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ class Request:
 class Sequence:
     """A request on its way through the engine.
 
-    `drawn_tokens` counts the tokens that the device has drawn or is about to, which can be one
+    `sampled_tokens` counts the tokens that the device has sampled or is about to, which can be one
     more than have arrived in `output_ids`.
     """
 
@@ -36,13 +36,13 @@ class Sequence:
     max_new_tokens: int
     response: ResponseText = field(default_factory=ResponseText)
     output_ids: list[int] = field(default_factory=list)
-    drawn_tokens: int = 0
+    sampled_tokens: int = 0
     finish_reason: str | None = None
 
     @property
-    def drawn_length(self) -> int:
+    def stored_tokens(self) -> int:
         """Tokens of the own part whose keys and values are stored, or are with the next step."""
-        return len(self.prompt_tokens) + self.drawn_tokens
+        return len(self.prompt_tokens) + self.sampled_tokens
 
 
 class Scheduler:

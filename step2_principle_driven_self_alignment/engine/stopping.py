@@ -2,20 +2,22 @@
 
 import codecs
 
-REPLY_MARKER = b"\nWatson:"
-END_MARKER = b"\nUser:"
+from prompt_format import SELF_ALIGN, PromptFormat
 
 
 class ResponseText:
     """The bytes of a growing response, and where its own reply ended.
 
-    The end is the `User:` turn that follows its own `Watson:` turn. A `User:` turn before that is
-    no end but a failed format, which the filter judges.
+    The end is the user's turn that follows its own reply's turn. A user's turn before that is no
+    end but a failed format, which the filter judges.
     """
 
-    def __init__(self, reply_marker: bytes = REPLY_MARKER, end_marker: bytes = END_MARKER) -> None:
+    def __init__(self, prompt_format: PromptFormat = SELF_ALIGN) -> None:
         self._bytes = bytearray()
-        self._markers = [reply_marker, end_marker]  # still to be found, in this order
+        markers = (prompt_format.reply_marker, prompt_format.end_marker)
+        if not prompt_format.end_marker:
+            markers = ()  # nothing but end-of-sequence or a limit ends it
+        self._markers = [marker.encode() for marker in markers if marker]  # still to be found
         self._search_from = 0
         self._end: int | None = None
 
@@ -33,7 +35,7 @@ class ResponseText:
             # A reply may be empty: the line break that ends it can begin the next turn.
             self._search_from = found + len(marker)
             self._end = found if not self._markers else None
-        return True
+        return self._end is not None
 
     @property
     def text(self) -> str:

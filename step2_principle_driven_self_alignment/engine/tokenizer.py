@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 import tokenizers
+from user_error import UserError
 
 NAMES = ("tokenizer.model", "tokenizer.json")
 
@@ -45,10 +46,6 @@ class Tokenizer(ABC):
             if both[: len(before_ids)] == before_ids:
                 return both[len(before_ids) :]
         return self._encode(text)
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The text that tokens add to a text before them."""
-        return b"".join(map(self.bytes_of, token_ids)).decode("utf-8", "replace")
 
     def bytes_of(self, token_id: int) -> bytes:
         """What a token adds to a text: nothing, if it only pads the model's vocabulary."""
@@ -91,7 +88,7 @@ class HuggingFaceTokenizer(Tokenizer):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing more specific
-            raise ValueError(f"{path} is not a tokenizer that can be read: {error}") from error
+            raise UserError(f"{path} is not a tokenizer that can be read: {error}") from error
         self._tokenizer.encode_special_tokens = True  # a user who spells "</s>" means the letters
         settings = json.loads(path.read_text(encoding="utf-8"))
         self._special = {t["id"] for t in settings.get("added_tokens", []) if t.get("special")}
@@ -128,14 +125,14 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Loads a tokenizer file, or the one in a model's folder; FileNotFoundError if there is none.
+    """Loads a tokenizer file, or the one in a model's folder; UserError if there is none.
 
     A folder's `tokenizer.model` is preferred if SentencePiece can read it.
     """
     candidates = [path / name for name in NAMES] if path.is_dir() else [path]
     found = [file for file in candidates if file.is_file()]
     if not found:
-        raise FileNotFoundError(
+        raise UserError(
             f"no tokenizer at {path}; give a tokenizer.model or tokenizer.json with "
             "--tokenizer_path, or a folder that holds one"
         )
@@ -146,7 +143,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             return SentencePieceTokenizer(file)
         except (RuntimeError, OSError) as error:
             if file == found[-1]:
-                raise ValueError(f"{file} is not a SentencePiece model: {error}") from error
+                raise UserError(f"{file} is not a SentencePiece model: {error}") from error
     raise AssertionError("unreachable")
 
 

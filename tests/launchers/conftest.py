@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from response_shards import find_shards, read_shard, run_name
+from response_shards import ResponseReader, find_shards, run_name
 
 LOCAL_SLURM = Path(__file__).with_name("local_slurm.sh")
 COMMANDS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "salloc", "scontrol", "scancel")
@@ -172,7 +172,7 @@ class Launch:
     def rows(self, name: str) -> list[dict]:
         """Every response of a run, twice where it was written twice."""
         shards = find_shards(run_name(self.data / f"{name}.jsonl"))
-        return [row for shard in shards for _, row in read_shard(shard)]
+        return [row for shard in shards for row in ResponseReader([shard]).read()]
 
     def answered_once(self, name: str, count: int) -> bool:
         """Whether each of `count` prompts has one response."""

@@ -73,6 +73,19 @@ def test_an_array_shares_the_groups(slurm_launch, cluster):
 
 
 @pytest.mark.slow
+def test_a_task_of_an_array_is_submitted_again(slurm_launch, cluster):
+    """ARRAY_SIZE tells the size of the whole array."""
+    slurm_launch.write_prompts(8)
+    options = ("--array", "1", "--gres=gpu:32g:2", GENERATE_8B, *slurm_launch.flags, "--dry_run")
+    job = slurm_launch.submit(*options, ARRAY_SIZE="2")
+    assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
+    groups = re.findall(r"--group_size (\d) --group_rank (\d)", slurm_launch.log())
+    assert groups == [("4", "2"), ("4", "3")]
+    ports = re.findall(r"rank 0 listens at 127.0.0.1:(\d+)", slurm_launch.log())
+    assert len(set(ports)) == 2, "groups on one node must not meet at one port"
+
+
+@pytest.mark.slow
 def test_the_documented_finetuning_line(slurm_launch):
     slurm_launch.write_examples(f"{NAME_70B}_merged.json", 8)
     line = documented(slurm_launch.repository, FINETUNE_70B)
@@ -95,6 +108,10 @@ def test_a_workstation_without_slurm(launch):
     assert launch.answered_once(NAME_70B, 4)
     assert "rank 0 listens at 127.0.0.1:" in launch.log(NAME_70B)
     assert "done: 4 of 4 prompts answered" in done.stdout
+    again = launch.run(*command, cwd="..")
+    assert again.returncode == 0, again.stdout
+    assert "prompts answered" not in again.stdout
+    assert launch.answered_once(NAME_70B, 4)
 
 
 def test_an_odd_number_of_nodes_is_refused(slurm_launch):

@@ -1,7 +1,9 @@
 """The whole pipeline, run by the one command that a newcomer types."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,15 @@ def printed(repository, output_dir) -> str:
 
 
 def run_quickstart(repository: Path, output_dir: Path) -> str:
-    """What the script prints; started from a folder that is not the repository's."""
+    """What the script prints; started from a folder that is not the repository's.
+
+    With the interpreter of the tests, which has the packages: nothing is installed.
+    """
     command = ["bash", str(repository / "scripts" / "quickstart.sh"), str(output_dir)]
-    done = subprocess.run(command, cwd=output_dir, capture_output=True, text=True, timeout=550)
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        command, cwd=output_dir, env=environment, capture_output=True, text=True, timeout=550
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

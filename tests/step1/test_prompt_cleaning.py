@@ -4,10 +4,20 @@ import json
 from collections import Counter
 
 import pytest
+from non_prompts import KINDS, non_prompt_reason
 from text_cleaning import RULES, clean_prompt
 
 BY_NAME = {rule.name: rule for rule in RULES}
 UNTOUCHED = [
+    "Simplify x1 / 2",
+    "How many is 3 / 4 of 20 / 5",
+    "Write the probability of a head as 1 / 2",
+    "Tell me in a few words how much is 3 / 3",
+    "What must I do with Save & Submit",
+    "Write me a letter to my landlord. Please write in English language.",
+    r"In LaTeX, how do I write \text{max\_depth} next to x_{i}?",
+    r"Escape *stars* in Markdown: is it \*stars\* or \\*stars\\*?",
+    "What is the use of Share Prompt",
     "What is 3/4 + 1/2",
     "What is 3 / 4",
     "Compute this.\n9 / 3",
@@ -33,6 +43,18 @@ UNTOUCHED = [
     "C:\\temp\\new",
 ]
 RESIDUE = [
+    ("Name three birds that can not fly1 / 1", "Name three birds that can not fly"),
+    ("Tell a story about his dog Biscuit2 / 2", "Tell a story about his dog Biscuit"),
+    ("Please advise how to mend the pump 1 / 1", "Please advise how to mend the pump"),
+    ("What is life?Share Prompt1 / 1", "What is life?"),
+    (
+        "Recommend me cities with a good budget Share Prompt",
+        "Recommend me cities with a good budget",
+    ),
+    ("Write ten haiku.\n\nSave & SubmitCancel", "Write ten haiku."),
+    ("Save & SubmitCancel", ""),
+    ("Plan it.\n\nPlease write in English language.지금 번역하기", "Plan it."),
+    (r"Rewrite this: \*\*Our garden\*\*, \_\_\_ days", "Rewrite this: **Our garden**, ___ days"),
     ("What is life?1 / 1", "What is life?"),
     ("What is life?\n1 / 1", "What is life?"),
     ("6 / 6\nWhat is life?", "What is life?"),
@@ -104,3 +126,42 @@ def test_real_prompts_lose_little(shared_data):
         clean_prompt(row["instruction"], applied)
     harmless = {"line_endings", "odd_spaces", "edges", "blank_lines", "zero_width"}
     assert set(applied) <= harmless, applied
+
+
+NON_PROMPTS = {
+    "continuation": ["continue", "Keep going", "Go on please", "continue to step 7", "继续"],
+    "reaction": ["yes", "Great Thanks", "That's right!", "ok"],
+    "keyboard_noise": ["asdf", "sdfsdf", "kjhgfdsa", "???", "1", "aaaaaa"],
+    "assistant_text": ["You're welcome! Is there anything else?", "I apologize for the confusion."],
+    "page_notice": ["This conversation was shared via ShareGPT"],
+}
+PROMPTS = [
+    *("HTML", "mkdir", "kubectl", "Hello", "piizza", "hooks", "2+2", "What is 7*8?", "猫", "go"),
+    "How to say yes in Thai",
+    "Proceed with caution: what does it mean?",
+    "What comes next: 1 2 4",
+    "flash",
+    "Continue this poem: the fog comes",
+    "I'm sorry, but how do I say no to my boss?",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.reason)
+def test_a_kind_of_non_prompt_drops_its_example_only(kind):
+    assert kind.matches(kind.example) and non_prompt_reason(kind.example) == kind.reason
+    assert non_prompt_reason(kind.counter_example) is None
+
+
+@pytest.mark.parametrize(("reason", "texts"), NON_PROMPTS.items(), ids=NON_PROMPTS)
+def test_non_prompts_are_told(reason, texts):
+    assert {text: non_prompt_reason(text) for text in texts} == dict.fromkeys(texts, reason)
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_short_prompts_stay(text):
+    assert non_prompt_reason(text) is None
+
+
+def test_prompts_that_people_wrote_for_models_ask_for_something(shared_data):
+    rows = map(json.loads, (shared_data / "raw" / "dolly_sample.jsonl").open(encoding="utf-8"))
+    assert [row["instruction"] for row in rows if non_prompt_reason(row["instruction"])] == []

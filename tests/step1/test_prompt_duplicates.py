@@ -5,7 +5,6 @@ import random
 import pytest
 from command_line import InputError
 from decontamination import BenchmarkQuestions
-from deduplication import band_rows, find_near_duplicates
 from normalized_text import normalized, normalized_key
 from prompt_sources import find_sources
 
@@ -26,11 +25,6 @@ DIFFERENT = [
     ("3 / 4", "3 4"),
     ("snake_case", "snake case"),
 ]
-WORDS = [f"word{number}" for number in range(400)]
-
-
-def sentence(seed: int, length: int = 30) -> str:
-    return " ".join(random.Random(seed).sample(WORDS, length))
 
 
 @pytest.mark.parametrize(("first", "second"), EQUAL)
@@ -50,35 +44,6 @@ def test_fast_way_for_ascii_is_the_same():
         text = "".join(chr(generator.randrange(32, 127)) for _ in range(20))
         alone, beside = normalized(text), normalized("é " + text)
         assert beside == f"é {alone}" or (beside == "é" and alone == text)
-
-
-def test_near_duplicates_go_and_others_stay():
-    original = sentence(1)
-    last_word_changed = original.rsplit(" ", 1)[0] + " other"  # 25 of 27 shingles shared
-    half_changed = " ".join(original.split()[:15] + sentence(2).split()[:15])
-    texts = [original, last_word_changed, half_changed, sentence(3)]
-    assert find_near_duplicates(texts, 0.8) == {1: 0}
-    assert find_near_duplicates(texts, 0.95) == {}
-    assert 2 in find_near_duplicates(texts, 0.2)
-
-
-def test_short_texts_are_compared_as_a_whole():
-    texts = ["Tell a joke", "tell a joke!", "Tell a story", "", ""]
-    assert find_near_duplicates(texts, 0.8) == {1: 0, 4: 3}
-    assert find_near_duplicates([], 0.8) == {}
-
-
-def test_every_near_duplicate_is_found_among_many():
-    texts = [sentence(seed) for seed in range(300)]
-    copies = [text.rsplit(" ", 1)[0] + " changed" for text in texts]
-    stands_for = find_near_duplicates(texts + copies, 0.8)
-    assert stands_for == {300 + number: number for number in range(300)}
-
-
-def test_bands_find_pairs_at_the_threshold():
-    for threshold in (0.3, 0.5, 0.8, 0.95):
-        rows = band_rows(threshold)
-        assert 1 - (1 - threshold**rows) ** (128 // rows) >= 0.99
 
 
 def question_list(*texts: str) -> BenchmarkQuestions:

@@ -1,4 +1,4 @@
-"""Runs the engine and keeps the logits of every draw; also as several ranks of one launch.
+"""Runs the engine and keeps the logits of every sampled token; also as several ranks of one launch.
 
     python engine_runs.py LAUNCH.json
 
@@ -47,18 +47,18 @@ def run_case(
         requests = requests[engine.ranks.group_index :: engine.ranks.group_count]
     id_of = {noise_key(drawing.seed, name): name for name, _ in requests}
     logits = defaultdict(dict)
-    draw = Decoder.draw
+    sample = Decoder.sample
 
-    def recording_draw(decoder, rows, keys, positions, sampling):
+    def recording_sample(decoder, rows, keys, positions, sampling):
         for row, key, position in zip(rows, keys.tolist(), positions.tolist(), strict=True):
             logits[id_of[key]][position] = row.cpu().clone()
-        return draw(decoder, rows, keys, positions, sampling)
+        return sample(decoder, rows, keys, positions, sampling)
 
-    Decoder.draw = recording_draw
+    Decoder.sample = recording_sample
     completions = []
 
     def should_drain() -> bool:
-        return not engine.ranks.is_group_leader or len(completions) >= drain_after
+        return not engine.ranks.leads_group or len(completions) >= drain_after
 
     try:
         asked = [Request(*request) for request in requests]
@@ -66,7 +66,7 @@ def run_case(
         for completion in engine.generate(asked, should_drain=drain):
             completions.append(completion)
     finally:
-        Decoder.draw = draw
+        Decoder.sample = sample
     return {
         "completions": {
             c.request.id: (c.finish_reason, c.text, c.prompt_tokens, c.output_ids)
@@ -76,7 +76,7 @@ def run_case(
             name: torch.stack([rows[position] for position in sorted(rows)])
             for name, rows in logits.items()
         },
-        "is_group_leader": engine.ranks.is_group_leader,
+        "leads_group": engine.ranks.leads_group,
         "group_index": engine.ranks.group_index,
     }
 

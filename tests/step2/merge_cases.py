@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_file import prompt_id_of, read_prompts
-from response_shards import encode_row, hash_prompt_ids, manifest_path, shard_path
-from run_manifest import RunManifest
+from response_shards import encode_row, manifest_path, shard_path
+from run_manifest import RunManifest, hash_prompt_ids, hash_text
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRINCIPLE_PROMPT = REPOSITORY / "prompts" / "watson_self_align_prompt.txt"
 OPENING = "Before I answer, I consider which of my principles apply here."
 REPLY = (
     "Rivers carry sand to the sea, where waves sort the grains by weight and wind blows the "
@@ -45,9 +47,11 @@ class Run:
     def path(self) -> Path:
         return self.folder / self.name
 
-    def shard(self, size: int, rank: int, rows: list[dict], end: bytes = b"") -> Path:
+    def shard(
+        self, size: int, rank: int, rows: list[dict], end: bytes = b"", launch: int = 0
+    ) -> Path:
         """Writes one shard; `end` follows behind the whole rows."""
-        path = shard_path(self.path, size, rank)
+        path = shard_path(self.path, size, rank, launch)
         path.write_bytes(b"".join(map(encode_row, rows)) + end)
         return path
 
@@ -60,7 +64,7 @@ class Run:
             ("model_config", "weights", "tokenizer", "principle_prompt", "filter_rules"), "0"
         )
         RunManifest(
-            **texts,
+            **{**texts, "principle_prompt": hash_text(PRINCIPLE_PROMPT.read_text().rstrip())},
             keep_going=False,
             temperature=0.7,
             top_p=0.95,

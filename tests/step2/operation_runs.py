@@ -1,16 +1,7 @@
-"""Runs one of the engine's operations; Triton's also without a GPU, in a process of their own."""
-
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+"""Runs one of the engine's operations, and computes what a GPU's attention kernel would."""
 
 import torch
 from engine.operations import Operations
-
-# (head_dim, name, arguments) -> what the operation returns, and its tensors after it
-Run = Callable[..., tuple[torch.Tensor, ...]]
 
 
 def run(operations: Operations, name: str, *arguments: object) -> tuple[torch.Tensor, ...]:
@@ -21,31 +12,51 @@ def run(operations: Operations, name: str, *arguments: object) -> tuple[torch.Te
     return *returned, *(x for x in arguments if isinstance(x, torch.Tensor))
 
 
-@contextmanager
-def triton_runs() -> Iterator[Run]:
-    """Kernels run on the GPU, or else in Triton's interpreter.
+def varlen_attn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """torch.nn.attention.varlen.varlen_attn as it is documented, sequence by sequence.
 
-    Triton asks for TRITON_INTERPRET when it is imported: a variable, and a Triton, that no other
-    test should meet.
+    Like FlashAttention's kernel it gives the log-sum-exps as [heads, queries], infinity for
+    queries that see no key, and refuses what the kernel refuses. What it does not write is NaN.
     """
-    if torch.cuda.is_available():
-        yield _run_on_gpu
-        return
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_choose_interpreter) as process:
-        yield lambda *call: process.submit(_run_kernels, *call).result()
-
-
-def _choose_interpreter() -> None:
-    os.environ["TRITON_INTERPRET"] = "1"
-
-
-def _run_kernels(head_dim: int, name: str, *arguments: object) -> tuple[torch.Tensor, ...]:
-    from engine.triton_operations import TritonOperations
-
-    return run(TritonOperations(head_dim), name, *arguments)
-
-
-def _run_on_gpu(head_dim: int, name: str, *arguments: object) -> tuple[torch.Tensor, ...]:
-    arguments = [x.cuda() if isinstance(x, torch.Tensor) else x for x in arguments]
-    return tuple(x.cpu() for x in _run_kernels(head_dim, name, *arguments))
+    assert return_aux.lse and window_size in ((-1, -1), (-1, 0))
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    for numbers in (cu_seq_q, cu_seq_k, seqused_k):
+        assert numbers.dtype == torch.int32 and numbers.is_contiguous()
+    assert len(cu_seq_q) == len(cu_seq_k) == len(seqused_k) + 1
+    assert cu_seq_q[0] == 0 and cu_seq_q[-1] == len(query)
+    (_, heads, _), kv_heads = query.shape, key.shape[1]
+    assert heads == kv_heads or (enable_gqa and heads % kv_heads == 0)
+    swaps_axes = max_q == 1 and heads > kv_heads and window_size == (-1, -1)
+    assert not swaps_axes, "the kernel would return its sums in another order"
+    outputs = torch.full_like(query, torch.nan)
+    sums = torch.full((heads, len(query)), torch.nan)
+    for sequence, used in enumerate(seqused_k.tolist()):
+        first, stop = cu_seq_q[sequence : sequence + 2].tolist()
+        assert stop - first <= max_q and used <= max_k
+        start = int(cu_seq_k[sequence])
+        keys, values = (
+            x[start : start + used].double().repeat_interleave(heads // kv_heads, dim=1)
+            for x in (key, value)
+        )
+        scores = torch.einsum("qhd,khd->hqk", query[first:stop].double(), keys) * scale
+        if window_size == (-1, 0):  # the last query sees the last key
+            unseen = torch.ones(scores.shape[1:], dtype=torch.bool).triu(used - (stop - first) + 1)
+            scores.masked_fill_(unseen, -torch.inf)
+        weights = scores.softmax(dim=-1) if used else torch.zeros_like(scores)
+        outputs[first:stop] = torch.einsum("hqk,khd->qhd", weights, values).to(query.dtype)
+        sums[:, first:stop] = scores.logsumexp(dim=-1) if used else torch.inf
+    return outputs, sums

@@ -3,8 +3,8 @@
     python shard_worker.py NAME GROUP_SIZE GROUP_RANK PROMPTS [SECONDS_A_ROW]
 
 It works as the generator does, without a model: takes its shard, leaves out what any shard of the
-run answers already, and appends a row at a time. It prints `ready` when it owns its shard and
-`lost` when another process has taken it over.
+run answers already, and appends a row at a time. It prints `ready` when it has its shard, or
+`refused` and why.
 """
 
 import sys
@@ -15,31 +15,31 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[2] / "step2_principle_driven_self_alignment")
 )
 
-from response_shards import ShardWriter, find_shards, read_ids, shard_path
-from shard_lock import ShardOwnedError, ShardTakenOverError
+from response_shards import find_shards, finish_reasons
+from shard_writer import ShardWriter
+from user_error import run_script
 
 
-def main(name: str, size: str, rank: str, prompts: str, pause: str = "0") -> int:
-    shard = shard_path(Path(name), int(size), int(rank))
-    with ShardWriter(shard) as writer:
+def answer(index: int) -> dict:
+    text = f"é{index} " * (index % 50)
+    return {
+        "id": f"{index:06}",
+        "instruction": f"{index}?",
+        "output": text,
+        "finish_reason": "stop",
+    }
+
+
+def main(name: str, size: str, rank: str, prompts: str, pause: str = "0") -> None:
+    with ShardWriter(Path(name), int(size), int(rank)) as writer:
         print("ready", flush=True)
-        others = [path for path in find_shards(Path(name)) if path != shard]
-        done = set(writer.finish_reasons).union(*map(read_ids, others))
+        done = finish_reasons(find_shards(Path(name)))
         for index in range(int(rank), int(prompts), int(size)):
-            prompt_id = f"{index:06}"
-            if prompt_id not in done:
+            if f"{index:06}" not in done:
                 time.sleep(float(pause))
-                text = f"é{index} " * (index % 50)
-                writer.append({"id": prompt_id, "output": text, "finish_reason": "stop"})
-    return 0
+                writer.append(answer(index))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(*sys.argv[1:]))
-    except ShardOwnedError as error:
-        print(f"refused {error}", flush=True)
-        sys.exit(1)
-    except ShardTakenOverError as error:
-        print(f"lost {error}", flush=True)
-        sys.exit(1)
+    refuse = lambda error: print(f"refused {error}", flush=True)  # noqa: E731
+    sys.exit(run_script(lambda: main(*sys.argv[1:]), refuse))

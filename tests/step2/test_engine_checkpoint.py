@@ -10,6 +10,7 @@ from engine.engine import Engine, EngineSettings, SamplingSettings
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from step2.tiny_models import write_meta_folder
+from user_error import UserError
 
 SHARDS = {"model-00001-of-00002.safetensors": False, "model-00002-of-00002.safetensors": True}
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -115,44 +116,42 @@ def widen(tensors, name):
 )
 def test_a_tensor_that_is_missing_misshapen_or_unused_is_named(folder, apply, message):
     apply(folder)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load(folder)
 
 
 def test_a_missing_file_of_several_is_named(folder):
     shard(folder, load_file(folder / "model.safetensors"))
     (folder / list(SHARDS)[1]).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"model-00002-of-00002\.safetensors does not exist"
-    ):
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors does not exist"):
         load(folder)
 
 
 def test_a_file_that_was_cut_is_named(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         load(folder)
 
 
 def test_a_folder_without_safetensors_is_named(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"must lie in .* as safetensors"):
+    with pytest.raises(UserError, match=r"must lie in .* as safetensors"):
         load(folder)
 
 
 def test_damaged_meta_folders_are_named(folder, tmp_path):
     meta = write_meta_folder(folder, tmp_path / "meta", 2)
     (meta / "consolidated.01.pth").unlink()
-    with pytest.raises(ValueError, match=r"the tensor .* has shape .* asks for"):
+    with pytest.raises(UserError, match=r"the tensor .* has shape .* asks for"):
         load(meta)
     whole = (meta / "consolidated.00.pth").read_bytes()
     for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
         (meta / "consolidated.00.pth").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"consolidated\.00\.pth is damaged"):
+        with pytest.raises(UserError, match=r"consolidated\.00\.pth is damaged"):
             load(meta)
     (meta / "consolidated.00.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no consolidated\.\*\.pth"):
+    with pytest.raises(UserError, match=r"no consolidated\.\*\.pth"):
         load(meta)
 
 

@@ -29,16 +29,16 @@ CASES = [
 @pytest.mark.parametrize(("query_heads", "kv_heads", "ranks"), CASES)
 def test_each_query_head_lies_on_one_rank_beside_its_key_value_head(query_heads, kv_heads, ranks):
     layout = plan_heads(query_heads, kv_heads, ranks)
-    group = query_heads // kv_heads
+    sharing = query_heads // kv_heads
     found = []
     for rank, local in itertools.product(range(ranks), range(layout.query_heads_per_rank)):
         head = layout.query_head_of(rank, local)
         if head is not None:
             found.append(head)
-            beside = layout.kv_head_of(rank, local // layout.group_size)
-            assert beside == head // group, (rank, local)
+            beside = layout.kv_head_of(rank, local // layout.queries_per_kv_head)
+            assert beside == head // sharing, (rank, local)
     assert found == list(range(query_heads))
-    assert layout.query_heads_per_rank == layout.kv_heads_per_rank * layout.group_size
+    assert layout.query_heads_per_rank == layout.kv_heads_per_rank * layout.queries_per_kv_head
 
 
 @pytest.mark.parametrize(("heads", "per_rank"), KNOWN.items())

@@ -134,7 +134,7 @@ def test_logits_of_tensor_parallel_ranks(tiny_model, tmp_path, processes, degree
         expected = reference_logits(tiny_model(family), ranks[0])
         for rank, result in enumerate(ranks):
             assert result["group_index"] == rank // degree
-            assert result["is_group_leader"] == (rank % degree == 0)
+            assert result["leads_group"] == (rank % degree == 0)
             assert_equal_logits(result, expected)
             leader = ranks[rank - rank % degree]
             assert list(result["completions"].items()) == list(leader["completions"].items())

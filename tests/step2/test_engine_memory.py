@@ -4,14 +4,16 @@ import re
 
 import pytest
 import torch
-from engine import memory_plan
+from engine import device as device_module
+from engine.attention import KeyValueCache
 from engine.decoder import Decoder
+from engine.device import available_memory
 from engine.engine import Engine, EngineSettings, SamplingSettings, plan_memory
 from engine.head_layout import plan_heads
-from engine.kv_cache import KeyValueCache
-from engine.memory_plan import available_memory, plan
+from engine.memory_plan import plan
 from engine.model_config import ModelConfig
 from step2.tiny_models import FAMILIES
+from user_error import UserError
 
 GIB = 2**30
 LLAMA_2_7B = ModelConfig(
@@ -63,7 +65,7 @@ def test_the_sizes_of_a_7b_model():
     assert planned.weights == pytest.approx(6.74e9 * 2, rel=0.01)
     assert planned.slot == 768 * 2 * 32 * 4096 * 2  # 0.5 MiB a token
     assert planned.prefix == pytest.approx(2560 * 2 * 32 * 4096 * 2, rel=0.02)
-    assert planned.workspace < GIB
+    assert planned.workspace < 1.25 * GIB
 
 
 def test_ranks_share_weights_and_slots():
@@ -77,16 +79,16 @@ def test_the_most_slots_that_fit_are_named_exactly(available):
     """Pins a remedy that was too small: the room for logits and scores grows with the slots too."""
     most = plan_7b(available=available * GIB).largest_slots
     plan_7b(available=available * GIB, slots=most).check()
-    with pytest.raises(ValueError, match=f"give --slots {most} or fewer"):
+    with pytest.raises(UserError, match=f"give --slots {most} or fewer"):
         plan_7b(available=available * GIB, slots=most + 1).check()
     assert plan_7b(available=available * GIB, slots=10**7).largest_slots == most
 
 
 def test_a_refusal_names_the_need_the_limit_and_the_remedy():
     message = r"64 slots need [\d.]+ GiB .*, and 30.00 GiB are available; give --slots 40 "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         plan_7b(available=30 * GIB).check()
-    with pytest.raises(ValueError, match=r"not even one slot fits: .*--tensor_parallel"):
+    with pytest.raises(UserError, match=r"not even one slot fits: .*--tensor_parallel"):
         plan_7b(available=10 * GIB).check()
 
 
@@ -94,7 +96,7 @@ def test_too_many_slots_are_refused_before_any_weight_is_read(tiny_model, tmp_pa
     source = tiny_model("llama2")
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
-    with pytest.raises(ValueError, match=r"give --slots \d+ or fewer"):
+    with pytest.raises(UserError, match=r"give --slots \d+ or fewer"):
         Engine(settings(tmp_path, slots=10**9))
     shown = str(plan_memory(settings(tmp_path)))
     assert re.search(r"weights .* prefix .* 5 slots .* workspace .* the most slots that fit", shown)
@@ -102,8 +104,8 @@ def test_too_many_slots_are_refused_before_any_weight_is_read(tiny_model, tmp_pa
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory_plan, "_linux_available", lambda: 24 * GIB)
-    monkeypatch.setattr(memory_plan, "CGROUP_LIMIT", memory_plan.Path("/nowhere"))
+    monkeypatch.setattr(device_module, "_linux_available", lambda: 24 * GIB)
+    monkeypatch.setattr(device_module, "CGROUP_LIMIT", device_module.Path("/nowhere"))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert available_memory(cpu) == 24 * GIB
     monkeypatch.setenv("WORLD_SIZE", "12")
@@ -113,7 +115,7 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
 
 
 def test_a_containers_limit_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory_plan, "CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(device_module, "CGROUP_LIMIT", tmp_path / "memory.max")
     for text, limited in (("max\n", False), ("1000000\n", True)):
         (tmp_path / "memory.max").write_text(text)
         assert (available_memory(torch.device("cpu")) == 1000000) == limited

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 from engine.model_config import RopeScaling, load_model_config
 from step2.tiny_models import FAMILIES, LLAMA_3_ROPE
+from user_error import UserError
 
 LLAMA_2 = {
     "model_type": "llama",
@@ -68,7 +69,6 @@ def test_every_family_as_transformers_writes_it(tiny_model, family):
     assert (config.query_heads, config.kv_heads) == (heads, arguments["num_key_value_heads"])
     expected = arguments.get("head_dim", arguments["hidden_size"] // heads)
     assert config.head_dim == expected
-    assert config.group_size == heads // arguments["num_key_value_heads"]
     assert config.tied_embeddings == (family == "llama3")
     assert config.qkv_bias == (family in ("qwen2", "llama_with_biases"))
     assert config.output_bias == (family == "llama_with_biases")
@@ -118,19 +118,19 @@ def test_metas_params(tmp_path):
     ],
 )
 def test_what_is_refused(tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load(tmp_path, {**LLAMA_2, **change})
 
 
 def test_damaged_and_missing_configs_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"neither config\.json .* nor params\.json"):
+    with pytest.raises(UserError, match=r"neither config\.json .* nor params\.json"):
         load_model_config(tmp_path)
     (tmp_path / "params.json").write_text("{")
-    with pytest.raises(ValueError, match=r"params\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"params\.json is not valid JSON"):
         load_model_config(tmp_path)
-    with pytest.raises(ValueError, match=r"params\.json does not tell n_heads, norm_eps"):
+    with pytest.raises(UserError, match=r"params\.json does not tell n_heads, norm_eps"):
         load(tmp_path, {"dim": 8, "n_layers": 2}, "params.json")
-    with pytest.raises(ValueError, match="does not tell multiple_of"):
+    with pytest.raises(UserError, match="does not tell multiple_of"):
         params = {name: META_7B[name] for name in META_7B if name != "multiple_of"}
         load(tmp_path, params, "params.json")
 

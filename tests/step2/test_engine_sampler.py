@@ -4,11 +4,12 @@ import pytest
 import torch
 from engine.compiled_operations import compile_operations
 from engine.sampler import SamplingSettings, gumbel_noise, noise_key, sample
+from user_error import UserError
 
 DRAWS = 40_000
 SAMPLERS = {
     "plain": sample,
-    "compiled": lambda *arguments: compile_operations(64, 1, arguments[0].dtype).draw(*arguments),
+    "compiled": lambda *arguments: compile_operations(64, 1, arguments[0].dtype).sample(*arguments),
 }
 
 
@@ -170,8 +171,16 @@ def test_a_prompt_draws_the_same_token_in_any_batch(sampler):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("max_new_tokens", 0)],
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", float("nan")),
+        ("max_new_tokens", 0),
+    ],
 )
 def test_settings_out_of_range_are_refused_with_their_value(name, value):
-    with pytest.raises(ValueError, match=rf"{name} is {value}"):
+    with pytest.raises(UserError, match=rf"{name} is {value}"):
         SamplingSettings(**{name: value})

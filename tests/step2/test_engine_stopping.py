@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from engine.stopping import ResponseText
+from prompt_format import PromptFormat
 
 REPLY = " I think it over.\n\nWatson: The answer is 4.\n\nUser: Thanks!"
 
@@ -99,7 +100,7 @@ def test_bytes_that_are_no_text_are_replaced():
 
 
 def test_other_markers_can_be_given():
-    response = ResponseText(b"\nBot:", b"\nMan:")
+    response = ResponseText(PromptFormat(reply_marker="\nBot:", end_marker="\nMan:"))
     assert not response.append(b"\nWatson: x\nUser: y\nBot: z")
     assert response.append(b"\nMan:")
     assert response.text == "\nWatson: x\nUser: y\nBot: z"

@@ -6,6 +6,7 @@ import random
 import pytest
 from engine.tokenizer import load_tokenizer
 from step2.tiny_models import BEGIN, END, TOKENIZERS, training_text
+from user_error import UserError
 
 KINDS = list(TOKENIZERS)
 TEXTS = [
@@ -16,6 +17,11 @@ TEXTS = [
     " \n",
     "",
 ]
+
+
+def spelled(tokenizer, ids):
+    """The text that tokens add to a text before them."""
+    return b"".join(map(tokenizer.bytes_of, ids)).decode()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -71,14 +77,14 @@ def test_random_continuations_spell_exactly_their_text(tokenizer):
         for _ in range(100):
             text = " " + "".join(random.choices(alphabet, k=random.randint(0, 20)))
             ids = tokenizer.encode_continuation(text, anchor)
-            assert tokenizer.decode(ids) == text, (anchor, text)
+            assert spelled(tokenizer, ids) == text, (anchor, text)
 
 
 def test_text_that_melts_into_the_anchor_is_still_spelled_exactly(tokenizer):
     """Pins a space too many: a text encoded alone got SentencePiece's space in front."""
     for anchor, text in (("Wat", "son: hm"), ("Us", "er: hm"), ("a ", "text"), ("\n", "\n x")):
         ids = tokenizer.encode_continuation(text, anchor)
-        assert tokenizer.decode(ids) == text, (anchor, text)
+        assert spelled(tokenizer, ids) == text, (anchor, text)
 
 
 def test_each_tokens_bytes_join_to_the_text_also_within_characters(tokenizer):
@@ -101,7 +107,7 @@ def test_a_users_words_are_never_control_tokens(tokenizer):
     text = f" Print {END} and {BEGIN} and </s><s>."
     ids = tokenizer.encode_continuation(text, "User:")
     assert not {tokenizer.bos_id, *tokenizer.eos_ids} & set(ids)
-    assert tokenizer.decode(ids) == text
+    assert spelled(tokenizer, ids) == text
 
 
 def test_a_tokenizer_json_of_the_sentencepiece_kind_equals_its_tokenizer_model(shared_data):
@@ -113,7 +119,7 @@ def test_a_tokenizer_json_of_the_sentencepiece_kind_equals_its_tokenizer_model(s
     for text in (*TEXTS, " Once upon a time, there was a little girl."):
         continuation = ours.encode_continuation(text, "User:")
         assert theirs.encode_continuation(text, "User:") == continuation
-        assert ours.decode(continuation) == text
+        assert spelled(ours, continuation) == text
 
 
 def test_llama_2s_own_tokenizer_spells_and_splits_exactly(shared_data):
@@ -122,17 +128,17 @@ def test_llama_2s_own_tokenizer_spells_and_splits_exactly(shared_data):
     for text in TEXTS:
         ids = tokenizer.encode_continuation(text, "User:")
         assert tokenizer.encode_prefix(prefix) + ids == tokenizer.encode_prefix(prefix + text)
-        assert tokenizer.decode(ids) == text
+        assert spelled(tokenizer, ids) == text
     assert tokenizer.encode_prefix("Hello")[0] == 1
     assert tokenizer.vocab_size == 32000
 
 
 def test_a_missing_tokenizer_and_one_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer at .*--tokenizer_path"):
+    with pytest.raises(UserError, match=r"no tokenizer at .*--tokenizer_path"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model"):
+    with pytest.raises(UserError, match=r"tokenizer\.model is not a SentencePiece model"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
         load_tokenizer(tmp_path)

@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 from filter_settings import FilterSettings, load_blacklist
+from prompt_format import SELF_ALIGN
 from response_filters import RULES, ResponseFilter
 from step2.merge_cases import OPENING, REPLY
 
@@ -17,6 +18,22 @@ INSTRUCTION = "Tell me how the dunes form"
 CHINESE = "沙丘由风吹动沙粒而形成，草木把它们固定下来。"
 MARKERS = ["\n\nWatson:", "\nWatson:", "\n\nUser:", "\nUser:", " User:", "\nWatson (auto reply):"]
 MARKERS += ["\n\nWatson (internal thoughts):", " Watson:", "(auto reply)", "(internal thoughts)"]
+MARKERS += [
+    "\nWatson (to you):",
+    "\nWatson (so",
+    "\nWatson (so it is)",
+    "Watson's answer:",
+    "### User ",
+]
+MARKERS += [
+    "**User:** ",
+    "\nWatson(aside):",
+    "\n Watson (aside): ",
+    "\nWatson",
+    " (",
+    "):",
+    "\nUser",
+]
 PHRASES = ["Lisbon", "Lisbonne", "lichens", "800 euros", "felt unsure lately", "Vildósola"]
 LOOPS = [
     "very ",
@@ -70,7 +87,7 @@ def test_no_continuation_of_a_given_up_beginning_is_kept(settings):
     rng = random.Random(11)
     rules = ResponseFilter(settings)
     given_up, spared = Counter(), 0
-    for _ in range(1200):
+    for _ in range(2000):
         text = response(rng)
         instruction = rng.choice([INSTRUCTION, "Hi", "Of Lisbon, a lichen, principle 7?", "沙丘？"])
         record = {"instruction": instruction, "input": "", "output": text}
@@ -120,10 +137,15 @@ def test_at_the_very_moment_of_giving_up_nothing_saves_a_response(settings):
         "沙",
         "\nUser:",
         "ser: ",
+        ":",
+        "):",
+        " (to you):",
+        "atson (to you):",
     ]
     tried = Counter()
-    for number in range(600):
-        start = [f"{REPLY} {rng.choice(PHRASES)}", loop(rng), ""][number % 3]
+    for number in range(800):
+        starts = [f"{REPLY} {rng.choice(PHRASES)}", loop(rng), "", f"{REPLY}{rng.choice(MARKERS)}"]
+        start = starts[number % 4]
         begun = first_given_up(
             rules, f" {OPENING}\n\nWatson: {start} " + fragment(rng) + response(rng)
         )
@@ -135,22 +157,46 @@ def test_at_the_very_moment_of_giving_up_nothing_saves_a_response(settings):
                 record = {"instruction": INSTRUCTION, "input": "", "finish_reason": "stop"}
                 verdict = rules.judge({**record, "output": begun + suffix + reply})
                 assert not verdict.kept, (begun, suffix, reply)
-    assert min(tried[rule] for rule in ("exemplar_phrase", "loop", "leaked_thoughts")) >= 10, tried
+    assert min(tried[rule] for rule in ("exemplar_phrase", "loop", "turn_marker")) >= 10, tried
 
 
-def test_cutting_the_end_marker_off_saves_no_response(settings):
-    """A response that stops is cut before the user's turn, which the beginning still had."""
+@pytest.mark.parametrize("turn", ["\n\nUser:", "\nWatson (to you):"])
+def test_cutting_the_next_turn_off_saves_no_response(settings, turn):
+    """A response that stops is cut before the turn that ended it, which the beginning still had."""
     rng = random.Random(13)
     rules = ResponseFilter(settings)
     tried = 0
-    for _ in range(1000):
-        reply, turn, _ = response(rng).partition("\n\nUser:")
-        seen = reply + turn + " Good"
+    for _ in range(700):
+        reply, ended, _ = response(rng).partition(turn)
+        seen = reply + ended + " Good"
         if rules.cannot_be_kept("Hi", "", seen) and "\nWatson:" in reply:
             tried += 1
             record = {"instruction": "Hi", "output": reply, "finish_reason": "stop"}
-            assert not rules.judge(record).kept, (reply, turn)
+            assert not rules.judge(record).kept, (reply, ended)
     assert tried >= 40
+
+
+@pytest.mark.parametrize("turn", ["\n\nUser: So", "\n\nWatson: So", "\nWatson (to you): So"])
+def test_stopping_at_the_next_turn_changes_no_verdict(settings, turn):
+    """The engine stops where the filter cuts; what would have followed decides nothing."""
+    rng = random.Random(14)
+    rules = ResponseFilter(settings)
+    kept = 0
+    for number in range(600):
+        reply = f" {OPENING} Good.\n\nWatson: {REPLY}" if number % 2 else response(rng)
+        if "\nWatson:" not in reply or SELF_ALIGN.next_turn.search(reply.partition("\nWatson:")[2]):
+            continue
+        record = {"instruction": rng.choice(["Hi", "Who is Watson?"]), "finish_reason": "stop"}
+        stopped = rules.judge({**record, "output": reply})
+        ending = {"finish_reason": rng.choice(ENDINGS[:4])}
+        on = rules.judge({**record, **ending, "output": reply + turn + fragment(rng)})
+        assert (stopped.reason, stopped.reply, stopped.finished) == (
+            on.reason,
+            on.reply,
+            on.finished,
+        )
+        kept += stopped.kept
+    assert kept > 200
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.early], ids=lambda rule: rule.name)

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from filter_settings import FilterSettings
-from merge_and_filter_self_align_with_dummy import JudgingSettings, named_reply
 from response_filters import ResponseFilter
+from response_judging import JudgingSettings, named_reply
 from step2.merge_cases import OPENING, REPLY
 
 BLACKLIST = {"Lisbon": "the weather"}
@@ -32,15 +32,16 @@ def replied(reply, ended=True):
         (f" {replied(REPLY)}", None),  # the space behind the cue
         # 2: a reply after an empty line
         (f"{OPENING}\nWatson: {REPLY}\n\nUser: Hi", "no_reply"),
-        # 4: an ended reply with its marker "\n\n### User" has 160 characters
-        (replied("a" * 150), None),
-        (replied("a" * 149), "too_short"),
+        # 4: an ended reply with its marker "\n\n### User\n" has 160 characters
+        (replied("a" * 149), None),
+        (replied("a" * 148), "too_short"),
         (replied("a " * 20, ended=False), None),  # any length where it did not end
         # 5 needs a prompt, below; 6: a phrase as any part of the text
         (replied(REPLY + " Lisbonne"), "exemplar_phrase"),
         (replied(REPLY + " lisbon"), None),
-        # 7: nothing is left, because the only word may be half a word
-        (replied("Half", ended=False), "empty"),
+        # 7: nothing is there; of a single word nothing is taken away
+        (replied("", ended=False), "empty"),
+        (replied("Half", ended=False), None),
     ],
 )
 def test_each_step_decides_as_written(output, reason):
@@ -102,11 +103,11 @@ def first_implementation(text, instruction, input_text):
         kept += piece
     reply = kept.strip()
     if "\n\nUser:" in reply:  # 4
-        reply = reply[: reply.index("\n\nUser:")].strip() + "\n\n### User"
+        reply = reply[: reply.index("\n\nUser:")].strip() + "\n\n### User\n"
         if len(reply) < 160:
             return None
     else:
-        reply = " ".join(reply.split(" ")[:-1])
+        reply = reply.rsplit(" ", 1)[0]
     for part in (instruction, input_text):  # 5
         if len(part) > 16 and part in reply:
             return None
@@ -143,11 +144,16 @@ def test_decisions_on_random_responses_are_those_of_the_steps():
         assert verdict.kept == (expected is not None), (text, prompts)
         if expected is not None:
             reply = named_reply(verdict, JudgingSettings(SETTINGS, "Dromedary", 42))
-            reply += "\n\n### User" * verdict.finished
+            reply += "\n\n### User\n" * verdict.finished
             assert (verdict.instruction, verdict.input, reply) == expected
         outcomes.append(verdict.reason)
     assert {outcomes.count(reason) > 20 for reason in set(outcomes)} == {True}
     assert len(set(outcomes)) >= 6, "the responses are too much alike"
+
+
+def test_a_fragment_that_was_given_up_is_dropped():
+    """It was kept as a reply that did not end."""
+    assert judge(replied(REPLY, ended=False), finish_reason="abandoned").reason == "given_up"
 
 
 def test_the_generator_cuts_what_the_first_one_left():

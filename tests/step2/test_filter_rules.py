@@ -66,7 +66,7 @@ def test_each_rule_lets_the_nearest_text_through(judge, rule):
 @pytest.mark.parametrize(
     ("reply", "instruction", "reason"),
     [
-        ("{reply}\nWatson (internal thoughts): so", "Hi", "leaked_thoughts"),
+        ("{reply} Watson (internal thoughts), so", "Hi", "leaked_thoughts"),
         ("{reply} (Internal Thoughts)", "Hi", "leaked_thoughts"),
         ("{reply} {opening}", "Hi", "leaked_thoughts"),
         ("{reply} By principle 7 (candor) I say so.", "Hi", "leaked_thoughts"),

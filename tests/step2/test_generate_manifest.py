@@ -1,12 +1,14 @@
 """The manifest: one run, one set of settings, also when several groups start at once."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
 
 import pytest
 from run_manifest import RunDiffersError, RunManifest, hash_tokenizer, hash_weights
+from user_error import UserError
 
 MANIFEST = RunManifest(
     model_config="c",
@@ -40,12 +42,16 @@ def test_every_field_that_a_response_depends_on_is_compared(tmp_path):
     MANIFEST.join(path)
     for field in fields(RunManifest):
         value = getattr(MANIFEST, field.name)
-        other = replace(MANIFEST, **{field.name: value + 1 if isinstance(value, int) else "other"})
+        changed, name = value + 1 if isinstance(value, int | float) else "other", field.name
+        if field.name == "prompt_format":
+            changed, name, value = {**value, "cue": "Go on:"}, "prompt_format.cue", value["cue"]
+        other = replace(MANIFEST, **{field.name: changed})
         if field.name in ("prompts", "prompt_ids_hash", "input_file"):
             other.check(path)
             continue
         with pytest.raises(
-            RunDiffersError, match=rf"{field.name} \(.*\) is .* here and {value!r} there"
+            RunDiffersError,
+            match=rf"{name} \(.*\) is .* here and {re.escape(repr(value))} there",
         ):
             other.check(path)
         with pytest.raises(RunDiffersError, match="new --output_file"):
@@ -62,13 +68,25 @@ def test_the_limit_can_be_raised_and_is_never_lowered(tmp_path):
     assert RunManifest.load(path).prompt_ids_hash == "i200"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"seed": 1}', "{"])
-def test_a_file_that_is_no_manifest_is_named(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff", "decode"),
+        (b"[]", "it holds no object"),
+        (b"{}", "it lacks model_config, weights, tokenizer, …"),
+        (json.dumps({**vars(MANIFEST), "more": 1}).encode(), "'more' is none of its fields"),
+        (json.dumps({**vars(MANIFEST), "prompts": "9"}).encode(), "prompts is '9'"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_named_in_one_line(tmp_path, content, reason):
     path = tmp_path / "run.manifest.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"run\.manifest\.json is not a run's manifest"):
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.manifest\.json is not a run's manifest") as caught:
         MANIFEST.join(path)
-    assert path.read_text() == content
+    assert reason in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == content
 
 
 def test_of_launches_that_start_at_once_one_creates_the_run(tmp_path, repository):
@@ -119,7 +137,7 @@ def test_changed_weights_show(tmp_path):
 
 
 def test_missing_weights_and_tokenizers_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights"):
+    with pytest.raises(UserError, match="no weights"):
         hash_weights(tmp_path)
-    with pytest.raises(FileNotFoundError, match="--tokenizer_path"):
+    with pytest.raises(UserError, match="--tokenizer_path"):
         hash_tokenizer(tmp_path)

@@ -6,8 +6,9 @@ import random
 
 import pandas
 import pytest
-from assembled_prompt import own_part, read_principle_prompt
-from prompt_file import deal_prompts, read_prompts
+from prompt_file import deal_prompts, read_principle_prompt, read_prompts
+from prompt_format import SELF_ALIGN
+from user_error import UserError
 
 RECORDS = [
     {"id": "b", "instruction": "Name a moon.", "input": "", "source": "dolly", "extra": [1, None]},
@@ -43,6 +44,18 @@ def test_parquet_is_read_and_values_without_json_form_become_text(tmp_path):
     assert {p["day"] for p in prompts} == {"2022-05-01 00:00:00"}
 
 
+def test_missing_values_of_tables_are_missing(tmp_path):
+    """pandas writes NaN where a row lacks a value, and floats where it has whole numbers."""
+    rows = [{"instruction": "a", "input": None, "id": 7}, {"instruction": "b", "input": "c"}]
+    pandas.DataFrame(rows).to_parquet(tmp_path / "p.parquet")
+    (tmp_path / "p.json").write_text(json.dumps(pandas.DataFrame(rows).to_dict("records")))
+    assert "NaN" in (tmp_path / "p.json").read_text()
+    for name in ("p.parquet", "p.json"):
+        other, seven = read_prompts(tmp_path / name)
+        assert (seven["id"], seven["input"]) == ("7", "")
+        assert other["id"] == hashlib.sha256(b"b\0c").hexdigest()[:16]
+
+
 def test_a_record_without_id_gets_the_hash_of_its_text(tmp_path):
     path = write(tmp_path / "p.jsonl", '{"instruction": "Hi", "input": "you"}')
     expected = hashlib.sha256(b"Hi\0you").hexdigest()[:16]
@@ -73,17 +86,19 @@ def test_a_record_without_id_gets_the_hash_of_its_text(tmp_path):
         ("p.jsonl", '{"instruction": "a", "id": "x\\ny"}', "row 1: the id .* can't be printed"),
         ("p.txt", "a", "p.txt ends with '.txt'.*jsonl"),
         ("p.parquet", "rubbish", "not a readable parquet file"),
+        ("p.parquet", "version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        ("p.json", "version https://git-lfs.github.com/spec/v1", "`git lfs pull` fetches it"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_prompts(write(tmp_path / name, content))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+    with pytest.raises(UserError, match=r"nowhere\.json"):
         read_prompts(tmp_path / "nowhere.json")
 
 
@@ -101,7 +116,7 @@ def test_one_id_and_one_text_is_one_prompt_in_any_order(tmp_path, caplog):
 
 def test_one_id_with_two_texts_is_an_error(tmp_path):
     rows = [{"id": "7", "instruction": "a"}, {"id": 7, "instruction": "b"}]
-    with pytest.raises(ValueError, match="row 2: the id '7' also belongs to another prompt, 'a'"):
+    with pytest.raises(UserError, match="row 2: the id '7' also belongs to another prompt, 'a'"):
         read_prompts(write(tmp_path / "p.json", json.dumps(rows)))
 
 
@@ -120,17 +135,20 @@ def test_the_own_part_follows_the_users_turn(repository):
     principle_prompt = read_principle_prompt(
         repository / "prompts" / "watson_self_align_prompt.txt"
     )
-    assert (principle_prompt + own_part("Hi", "")).endswith(
+    assert (principle_prompt + SELF_ALIGN.own_part("Hi", "")).endswith(
         "\n\nUser: Hi\n\nWatson (internal thoughts):"
     )
-    assert own_part("Fix this.", "teh") == " Fix this.\n\nteh\n\nWatson (internal thoughts):"
+    assert (
+        SELF_ALIGN.own_part("Fix this.", "teh")
+        == " Fix this.\n\nteh\n\nWatson (internal thoughts):"
+    )
 
 
 def test_a_principle_prompt_must_end_with_the_users_turn(tmp_path):
-    with pytest.raises(ValueError, match=r"ends with 'Be good\.'.*'User:'"):
+    with pytest.raises(UserError, match=r"ends with 'Be good\.'.*'User:'"):
         read_principle_prompt(write(tmp_path / "p.txt", "Be good.\n"))
     assert read_principle_prompt(write(tmp_path / "p.txt", "Be good.\n\nUser: \n")).endswith(
         "User:"
     )
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError):
         read_principle_prompt(tmp_path / "nowhere.txt")

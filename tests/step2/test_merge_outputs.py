@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filter_settings import FilterSettings
-from merge_and_filter_self_align_with_dummy import JudgingSettings, judge_all
+from response_judging import JudgingSettings, judge_all
 from step2.merge_cases import OPENING, REPLY, Run, prompt, responses_among
 from step2.merge_cases import response as answer
 from user_error import UserError
@@ -56,7 +56,7 @@ def test_example_ids_count_from_1_over_everything(merged):
 def test_records_have_the_fields_of_the_contract(merged):
     for record in merged.records:
         names = ["example_id", "id", "instruction", "input", "output", "finished", "source"]
-        assert list(record)[:7] == names
+        assert list(record)[:8] == [*names, "principles"]
         assert isinstance(record["finished"], bool)
         assert not set(record) & {"finish_reason", "prompt_tokens", "output_tokens"}
         assert record["output"] and "(internal thoughts)" not in record["output"]
@@ -141,11 +141,84 @@ def test_published_rules_decide_otherwise(merged, monkeypatch):
     assert "judged by the published rules" in (merged.folder / "published.report.html").read_text()
 
 
-def test_a_merge_that_keeps_nothing_warns(merged, monkeypatch, caplog):
-    flags = ("--min_length", 9999)
-    assert not responses_among(merged.merge(monkeypatch, *flags, output="nothing.json"))
-    assert "no response was kept" in caplog.text
+def test_a_merge_that_keeps_nothing_is_no_success(merged, monkeypatch, caplog):
+    """It wrote the identity conversations alone and ended with 0."""
+    caplog.set_level("INFO")
+    flags, output = ("--min_length", 9999), "nothing.json"
+    with pytest.raises(UserError, match="none of the responses was kept"):
+        merged.merge(monkeypatch, *flags, output=output)
+    assert "dropped      17  too_short" in caplog.text
+    assert not list(merged.folder.glob("nothing*"))
+    assert not responses_among(merged.merge(monkeypatch, *flags, "--allow_empty", output=output))
     assert "None was kept" in (merged.folder / "nothing.report.html").read_text()
+
+
+def test_records_name_the_principles_of_their_thoughts(tmp_path, monkeypatch):
+    """Number and name that don't belong together are no principle, and were charted as one."""
+    run = Run(tmp_path)
+    thoughts = [
+        "Principle 8 (knowledge recitation) and principle 2 (informative) apply.",
+        "Principle 12 (candor) applies, and Principles 3 (helpful).",
+        "I know.",
+    ]
+    rows = [answer(n, output=f" {OPENING} {t}\n\nWatson: {REPLY}") for n, t in enumerate(thoughts)]
+    rows[0]["principles"] = "the user's own"
+    run.shard(1, 0, rows)
+    records = responses_among(run.merge(monkeypatch, "--keep_thoughts", "--parquet"))
+    found = {record["id"]: record for record in records}
+    named = [found[prompt(number)["id"]]["principles"] for number in range(3)]
+    assert named == [[2, 8], [3], []]
+    assert found[prompt(1)["id"]]["thoughts"] == f"{OPENING} {thoughts[1]}"
+    report = run.report()
+    assert set(report["principles"]) == {
+        "8 (knowledge recitation)",
+        "2 (informative)",
+        "3 (helpful)",
+    }
+    assert report["misnamed_principles"] == {"12 (candor)": 1}
+    assert report["misnamed_share"] == 0.25
+    page = (tmp_path / "merged.report.html").read_text()
+    assert "Left out are 25 % of all namings" in page
+
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(tmp_path / "merged_dataset/data")
+    assert table["principles"].to_pylist().count([2, 8]) == 1
+    assert len(set(table["thoughts"].to_pylist())) == 4
+
+
+def test_principles_of_an_unknown_prompt_are_not_checked(tmp_path, monkeypatch, caplog):
+    run = Run(tmp_path)
+    run.manifest([prompt(0)])
+    rows = [answer(0, output=f" {OPENING} By principle 12 (candor).\n\nWatson: {REPLY}")]
+    run.shard(1, 0, rows)
+    other = tmp_path / "other.txt"
+    other.write_text("1 (kind). Be kind.\n\nUser:")
+    (record,) = responses_among(run.merge(monkeypatch, "--prompt_file", other))
+    assert record["principles"] == [12]
+    assert "is not the principle prompt of the run" in caplog.text
+    assert "was not checked" in (tmp_path / "merged.report.html").read_text()
+
+
+def test_the_share_of_identity_is_capped_by_a_seeded_draw(merged, monkeypatch, caplog):
+    """Nine tenths of the quickstart's records were about the assistant itself."""
+    assert "identity conversations; from 25% on" in merged.report()["warnings"][0]
+    everything = {record["id"] for record in merged.records}
+    drawn = []
+    for seed in (1, 1, 2):
+        flags = ("--identity_share", 0.2, "--seed", seed)
+        records = merged.merge(monkeypatch, *flags, output="capped.json")
+        assert len(responses_among(records)) == 16
+        assert len(records) == 20
+        drawn.append({record["id"] for record in records if record["source"] == "dummy"})
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[2] < everything
+    report = merged.report("capped")
+    assert report["warnings"] == []
+    assert report["training_records"]["dummy_left_out"] == len(everything) - 20
+    assert report["training_records"]["identity_share"] == 0.2
+    none = merged.merge(monkeypatch, "--identity_share", 0, output="capped.json")
+    assert len(none) == 16
 
 
 def test_the_report_counts_everything_once(merged):
@@ -200,7 +273,7 @@ def test_datasets_loads_the_parquet_folder(merged, tmp_path, monkeypatch):
 def test_a_second_merge_replaces_the_first(merged, monkeypatch):
     """The test passed when the second merge wrote nothing."""
     names = sorted(path.name for path in merged.folder.iterdir())
-    merged.merge(monkeypatch, "--parquet", "--min_length", 9000, "--seed", 7)
+    merged.merge(monkeypatch, "--parquet", "--min_length", 9000, "--seed", 7, "--allow_empty")
     card = (merged.folder / "merged_dataset" / "README.md").read_text()
     assert merged.report()["responses"]["kept"] == 0
     assert "Of 20 responses 0 were kept" in card

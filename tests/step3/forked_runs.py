@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import finetune
+from engraving_command import run_command
 
 
 def main() -> None:
@@ -73,14 +74,13 @@ def run_child(flags: list[str], processes: int, rank: int, port: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     sys.argv = ["finetune.py", *flags]
-    code = 1
     try:
-        code = finetune.main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    finally:
+        run_command(finetune.main)
+    except SystemExit as end:
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(end.code)
+    finally:
+        os._exit(1)
 
 
 def wait_for_a_save(output_dir: Path, since: float, children: list[int]) -> None:

@@ -5,7 +5,8 @@ import random
 import pytest
 from batch_plan import BatchPlan
 
-LENGTHS = [random.Random(0).randint(5, 500) for _ in range(45)]
+DRAWN = random.Random(0)
+LENGTHS = [DRAWN.randint(5, 500) for _ in range(45)]
 
 
 def steps_of(processes, accumulation, micro_batch=4, epoch=0, seed=1):
@@ -55,6 +56,9 @@ def test_micro_batches_of_a_step_are_full_and_balanced():
     tokens = [sum(LENGTHS[index] for index in batch) for batch in first_step]
     assert [len(batch) for batch in first_step] == [4, 4, 4, 4]
     assert max(tokens) < 1.15 * min(tokens)
+    step = sorted(index for batch in first_step for index in batch)
+    in_order = [sum(LENGTHS[index] for index in step[start::4]) for start in range(4)]
+    assert max(in_order) > 1.15 * min(in_order)  # not by chance
 
 
 def test_set_epoch_reaches_the_plan_through_trainers_loader():

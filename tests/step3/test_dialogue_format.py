@@ -12,6 +12,7 @@ from dialogue_format import (
     split_turns,
     user_message,
 )
+from engraving_command import UserError
 
 MARKER = "\n\n### User\n"
 CUE = "\n\n### Dromedary\n"
@@ -56,14 +57,14 @@ def test_the_four_meta_prompts_come_sorted():
 
 def test_meta_prompt_without_heading_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("Be nice.")
-    with pytest.raises(ValueError, match=r"a\.txt must .* end with the line '### User'"):
+    with pytest.raises(UserError, match=r"a\.txt must .* end with the line '### User'"):
         load_meta_prompts(str(tmp_path / "*.txt"))
-    with pytest.raises(FileNotFoundError, match="no meta-prompt matches"):
+    with pytest.raises(UserError, match="no meta-prompt matches"):
         load_meta_prompts(str(tmp_path / "*.md"))
 
 
 def test_unknown_system_prompt_lists_the_names():
-    with pytest.raises(ValueError, match=r"no system prompt 'rude'.*concise"):
+    with pytest.raises(UserError, match=r"no system prompt 'rude'.*concise"):
         choose_meta_prompt(DEFAULT_META_PROMPTS, "rude")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from dialogue_format import MetaPrompt
+from engraving_command import UserError
 from engraving_data import (
     IGNORED,
     DialogueTokenizer,
@@ -113,7 +114,7 @@ def test_nothing_to_learn_is_counted_and_left_out(sentencepiece_tokenizer):
     good, empty = TrainingRecord(1, "Hi", "", "Yes.", True), TrainingRecord(2, "Hi", "", " ", True)
     data = data_of(sentencepiece_tokenizer, good, empty)
     assert (data.counts.records, data.counts.examples, data.counts.nothing_to_learn) == (2, 1, 1)
-    with pytest.raises(ValueError, match="none of the 1 records"):
+    with pytest.raises(UserError, match="none of the 1 records"):
         data_of(sentencepiece_tokenizer, empty)
 
 

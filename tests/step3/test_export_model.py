@@ -9,6 +9,7 @@ import pytest
 import torch
 from dialogue_format import DEFAULT_META_PROMPTS, choose_meta_prompt, engraved_prompt
 from engraved_model import load_base_model, load_engraved_model, load_tokenizer
+from engraving_command import UserError
 from engraving_data import DialogueTokenizer
 from peft import PeftModel
 
@@ -146,7 +147,7 @@ def test_an_export_is_replaced_and_nothing_else_is(exported, random_model, run_m
     target = tmp_path / "target"
     target.mkdir()
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(UserError, match="holds other files"):
         run_main(export_model, *base, "--output_dir", target)
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
 
@@ -155,5 +156,5 @@ def test_an_export_is_replaced_and_nothing_else_is(exported, random_model, run_m
         run_main(export_model, *base, "--output_dir", target, "--dtype", dtype)
         assert load_base_model(str(target)).dtype == getattr(torch, dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
-    with pytest.raises(FileNotFoundError, match="no adapter or model in"):
+    with pytest.raises(UserError, match="no adapter or model in"):
         run_main(export_model, *base[:2], "--adapter_dir", tmp_path, "--output_dir", target)

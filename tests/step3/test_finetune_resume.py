@@ -4,14 +4,18 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from exact_checkpoints import newest_good_checkpoint
+from exact_trainer import DRAIN_SIGNALS, Drain
 from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState
 
 STEPS = 20
 
@@ -138,10 +142,33 @@ def test_two_processes_resume_exactly_and_train_as_one(run_forked, flags, folder
     assert difference < 2e-6
     assert losses(folder / "one") == pytest.approx(losses(folder / "two"), rel=2e-6)
 
+    # 1 process with 2 micro-batches and 2 with 1 are the same run; 2 with 2 are another.
+    other = [*one[:-4], *("--gradient_accumulation_steps", "1", "--max_grad_norm", "1e9")]
+    codes, messages = run_forked((other, 2, []), (one, 2, []))
+    assert codes[0] == [[0, 0]]
+    assert codes[1][0] == [2, 2]
+    assert "is completed: nothing to do" in messages
+    assert messages.count("holds a run with examples_per_step = 8, this one has 16") == 1
+
 
 def losses(output_dir):
     path = output_dir / f"checkpoint-{STEPS}" / "trainer_state.json"
     return [line["loss"] for line in json.loads(path.read_text())["log_history"]]
+
+
+@pytest.mark.parametrize(("step", "stops"), [(STEPS - 1, True), (STEPS, False)])
+def test_a_signal_in_the_last_step_lets_the_run_finish(step, stops):
+    """It ended with 75, though nothing was left to do."""
+    handlers = {number: signal.getsignal(number) for number in DRAIN_SIGNALS}
+    try:
+        drain, control = Drain(), TrainerControl()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        state = TrainerState(global_step=step, max_steps=STEPS)
+        drain.on_step_end(SimpleNamespace(world_size=1), state, control)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert drain.drained == control.should_training_stop == control.should_save == stops
 
 
 @pytest.mark.slow

@@ -28,12 +28,11 @@ def micro_batches(random_model, training_file):
     return [padded_batch([data[index] for index in next(plan)]) for _ in range(3)]
 
 
-def weights_after_one_step(random_model, micro_batches, weighting):
+def weights_after_one_step(random_model, micro_batches, mean_of_means):
     model = load_base_model(str(random_model))
     sums, counts = zip(*(summed_loss(model, batch) for batch in micro_batches), strict=True)
-    if weighting == "tokens":
-        loss = sum(sums) / sum(counts)
-    else:
+    loss = sum(sums) / sum(counts)
+    if mean_of_means:
         loss = sum(one / count for one, count in zip(sums, counts, strict=True)) / len(sums)
     loss.backward()
     return {
@@ -47,9 +46,8 @@ def greatest_difference(one, other):
 
 
 @pytest.mark.parametrize("packing", ["true", "false"])
-@pytest.mark.parametrize("weighting", ["tokens", "micro_batches"])
 def test_one_step_is_the_gradient_of_the_mean_over_the_whole_step(
-    engrave, random_model, micro_batches, weighting, packing, tmp_path
+    engrave, random_model, micro_batches, packing, tmp_path
 ):
     """A mean of micro-batch means gives the tokens of short replies more weight than others."""
     engrave(
@@ -57,11 +55,10 @@ def test_one_step_is_the_gradient_of_the_mean_over_the_whole_step(
         *("--learning_rate", LEARNING_RATE, "--lr_scheduler_type", "constant"),
         *("--warmup_ratio", 0, "--max_grad_norm", 1e9, "--save_strategy", "no"),
         *("--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 3),
-        *("--loss_weighting", weighting, "--packing", packing),
+        *("--packing", packing),
     )
     trained = load_file(tmp_path / "run" / "model.safetensors")
-    expected = weights_after_one_step(random_model, micro_batches, weighting)
-    other = {"tokens": "micro_batches", "micro_batches": "tokens"}[weighting]
-    wrong = weights_after_one_step(random_model, micro_batches, other)
+    expected = weights_after_one_step(random_model, micro_batches, mean_of_means=False)
+    wrong = weights_after_one_step(random_model, micro_batches, mean_of_means=True)
     assert greatest_difference(trained, expected) < 2e-6
     assert greatest_difference(trained, wrong) > 1e-4

@@ -1,0 +1,115 @@
+"""The device that a process computes on: which one, how much memory, which type of number."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from user_error import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OLD_GPU_WHEELS = "https://download.pytorch.org/whl/cu126"  # the last that know GPUs before sm_75
+FLASH_CAPABILITY = (8, 0)  # the first that has bfloat16 and runs FlashAttention
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+DEVICE_FILES = Path("/dev")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is this process's GPU, or the CPU of a machine that has none.
+
+    UserError if the device isn't there, or is a GPU that this PyTorch can't use: a run that falls
+    back to the CPU by accident is a hundred times slower.
+    """
+    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UserError(f"--device {name}; choose auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not has_gpu()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no CUDA device here; give --device cpu")
+    index = name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0")
+    visible = torch.cuda.device_count()
+    if int(index) >= visible:
+        raise UserError(
+            f"--device {name}: this process would take GPU {index}, and {visible} can be seen "
+            "here; start one process for each GPU"
+        )
+    device = torch.device("cuda", int(index))
+    torch.cuda.set_device(device)
+    check_capability(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    # Sums of split products stay in float32.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    return device
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch can use a GPU; UserError where there is one that it can't use."""
+    if torch.cuda.is_available():
+        return True
+    files = sorted(DEVICE_FILES.glob("nvidia[0-9]*"))
+    if files and torch.version.cuda is not None:
+        raise UserError(
+            f"{files[0]} is a GPU, and PyTorch {torch.__version__} (CUDA {torch.version.cuda}) "
+            "can't use it: the driver may be too old for it (nvidia-smi tells), or "
+            "CUDA_VISIBLE_DEVICES hides it; give --device cpu to compute without it"
+        )
+    return False
+
+
+def check_capability(name: str, capability: tuple[int, int]) -> None:
+    """UserError if this PyTorch has no code for a GPU as old as that."""
+    known = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", arch)]
+    if known and capability[0] * 10 + capability[1] < min(known):
+        raise UserError(
+            f"{name} (compute capability {capability[0]}.{capability[1]}) is too old for this "
+            f"PyTorch; install torch=={torch.__version__.partition('+')[0]} from {OLD_GPU_WHEELS} "
+            "and give --dtype float16"
+        )
+
+
+def runs_flash_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether PyTorch's FlashAttention kernels take these numbers here."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+        and dtype in (torch.float16, torch.bfloat16)
+        and head_dim % 8 == 0
+        and head_dim <= 256
+    )
+
+
+def choose_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
+    """The type of weights and keys/values: as named, or for `auto` what the device is best at.
+
+    `auto` is the checkpoint's own on CUDA and float32 on CPU. UserError for bfloat16 on a GPU that
+    has none.
+    """
+    if name != "auto" and name not in DTYPES:
+        raise UserError(f"--dtype {name}; choose auto, {', '.join(DTYPES)}")
+    if device.type != "cuda":
+        return DTYPES.get(name, torch.float32)
+    dtype = DTYPES.get(checkpoint_dtype if name == "auto" else name, torch.bfloat16)
+    capability = torch.cuda.get_device_capability(device)
+    if dtype == torch.bfloat16 and capability < FLASH_CAPABILITY:
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16; give --dtype float16"
+        )
+    return dtype
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may use: what its GPU has, or its share of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [_linux_available()]
+    if CGROUP_LIMIT.is_file() and CGROUP_LIMIT.read_text().strip() != "max":
+        limits.append(int(CGROUP_LIMIT.read_text()))
+    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")
+    return min(limits) // int(processes)
+
+
+def _linux_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo does not tell the available memory")
