@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
         default=0,
         help="index of this launch's first group in the run",
     )
-    add("--slots", type=number(int, 1), default=64, help="prompts that are answered at a time")
+    add("--slots", type=slot_count, default="auto", help="prompts at a time; auto: what fits")
     add(
         "--max_own_tokens",
         type=number(int, 1),
@@ -107,6 +107,11 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     check_args(parser, args)
     return args
+
+
+def slot_count(text: str) -> int | None:
+    """A number of slots; None, for the engine to choose, where it is `auto`."""
+    return None if text == "auto" else number(int, 1)(text)
 
 
 def main() -> int:
@@ -171,7 +176,10 @@ def look_up_work(args: argparse.Namespace) -> LaunchWork:
     principle_prompt = read_principle_prompt(args.prompt_file, dialogue)
     rules = FilterSettings.from_arguments(args, dialogue)
     manifest = describe_run(args, prompts, principle_prompt, rules)
-    manifest.check(manifest_path(run_name(args.output_file)))
+    if manifest.weights:
+        manifest.check(manifest_path(run_name(args.output_file)))
+    else:
+        logger.warning("%s holds no weights yet; the run needs them", args.model_dir)
     wanted = {prompt["id"] for prompt in prompts[: args.limit]}
     groups = range(args.group_rank, args.group_rank + args.ranks.group_count)
     dealt = [deal_prompts(prompts, args.group_size, rank) for rank in groups]
@@ -243,7 +251,7 @@ def answer_prompts(
         answered_before,
         assigned,
         statistics=engine.statistics,
-        slots=args.slots,
+        slots=engine.slots,
         samples=args.show,
     )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
@@ -294,7 +302,7 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     """Shows memory plan, first prompt and token counts; loads no weights and writes nothing."""
     if not args.ranks.leads_launch:
         return EXIT_DONE
-    from engine.engine import plan_memory
+    from engine.engine import describe_gpus, plan_memory
     from engine.tokenizer import load_tokenizer
 
     settings = engine_settings(args, work)
@@ -303,15 +311,17 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     counts = [
         len(tokenizer.encode_continuation(text, work.dialogue.ends_with)) for text in own_parts
     ]
+    prefix = tokenizer.encode_prefix(work.principle_prompt, after_bos=work.dialogue.after_bos)
     room = args.max_own_tokens - args.max_new_tokens
     plan = plan_memory(settings)
     logger.info("%s", plan)
+    logger.info("%s", describe_gpus(settings))
     if own_parts:
         logger.info("the first assembled prompt:\n%s%s", work.principle_prompt, own_parts[0])
     logger.info(
         "principle prompt: %d tokens; %d user prompts in this group: %d to %d tokens each, "
         "%d in all, %d too long for the %d that leave room for --max_new_tokens",
-        *(len(tokenizer.encode_prefix(work.principle_prompt)), len(counts)),
+        *(len(prefix), len(counts)),
         *(min(counts, default=0), max(counts, default=0), sum(counts)),
         *(sum(count > room for count in counts), room),
     )

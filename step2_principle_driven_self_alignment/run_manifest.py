@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from engine.model_config import find_tokenizer, weight_files
 from filter_settings import FilterSettings
 from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
@@ -69,7 +70,8 @@ class RunManifest:
             _check_content(cls, content)
         except ValueError as error:
             raise UserError(f"{path} is not a run's manifest: {error}. {DAMAGED}") from None
-        return cls(**content)
+        told = asdict(PromptFormat(**content.get("prompt_format", {})))
+        return cls(**{**content, "prompt_format": told})
 
     def save(self, path: Path) -> None:
         """Writes the manifest beside and renames it."""
@@ -159,7 +161,8 @@ def describe_run(
     limited_ids = [prompt["id"] for prompt in prompts[: args.limit]]
     return RunManifest(
         model_config=hash_model_config(args.model_dir),
-        weights=hash_weights(args.model_dir),
+        # A dry run plans before the weights are there.
+        weights=hash_weights(args.model_dir, may_lack=args.dry_run),
         tokenizer=hash_tokenizer(args.tokenizer_path or args.model_dir),
         principle_prompt=hash_text(principle_prompt),
         filter_rules="" if args.keep_going else hash_rules(rules),
@@ -220,14 +223,7 @@ def hash_file(path: Path) -> str:
 
 def hash_tokenizer(path: Path) -> str:
     """SHA-256 of a tokenizer file, or of the one in a folder."""
-    candidates = [path / "tokenizer.model", path / "tokenizer.json"] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return hash_file(candidate)
-    raise UserError(
-        f"no tokenizer: {' or '.join(map(str, candidates))} is not there; "
-        "--tokenizer_path takes a tokenizer.model, a tokenizer.json or a folder with one"
-    )
+    return hash_file(find_tokenizer(path)[0])
 
 
 def hash_model_config(model_dir: Path) -> str:
@@ -239,13 +235,18 @@ def hash_model_config(model_dir: Path) -> str:
     raise UserError(f"{model_dir} {found}; --model_dir takes the folder of a base model")
 
 
-def hash_weights(model_dir: Path) -> str:
-    """SHA-256 over name, size and samples of the weight files: telling, and quick at any size."""
-    weight_files = sorted(model_dir.glob("*.safetensors")) or sorted(model_dir.glob("*.pth"))
-    if not weight_files:
+def hash_weights(model_dir: Path, *, may_lack: bool = False) -> str:
+    """SHA-256 over name, size and samples of the weight files: telling, and quick at any size.
+
+    UserError if there are none; "" if they `may_lack`.
+    """
+    files = weight_files(model_dir)
+    if not files and may_lack:
+        return ""
+    if not files:
         raise UserError(f"{model_dir} has no weights: neither *.safetensors nor *.pth")
     digest = hashlib.sha256()
-    for path in weight_files:
+    for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         for sample in _samples(path):
             digest.update(sample)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from prompt_format import PromptFormat
@@ -27,7 +28,11 @@ GiveUp = Callable[[Request, str], bool]
 
 @dataclass
 class EngineStatistics:
-    """Counts, and seconds by stage: load, prefix, prefill, decode, sampling, text."""
+    """Counts, and seconds by stage: load, prefix, prefill, decode, sampling, text.
+
+    On a GPU, which works behind the host's back (`asynchronous`), the last four are the host's own
+    time, mostly spent waiting in "text"; their sum is right. `start_check`: see `StartCheck`.
+    """
 
     prefix_tokens: int = 0
     prompt_tokens: int = 0
@@ -35,6 +40,8 @@ class EngineStatistics:
     steps: int = 0
     slot_steps: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    asynchronous: bool = False
+    start_check: dict[str, Any] = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
     @contextmanager
@@ -218,15 +225,9 @@ class Generation:
 
     def _append_token(self, sequence: Sequence, token: int) -> None:
         if token == NO_TOKEN:
-            is_narrow = self.decoder.cache.own.dtype == torch.float16
-            remedy = (
-                "numbers may be too large for float16; give --dtype bfloat16 or float32"
-                if is_narrow
-                else "the weights are damaged; fetch the model folder again"
-            )
             raise UserError(
                 f"the model's logits are NaN in the response to {sequence.request.id!r}, after "
-                f"{len(sequence.output_ids)} tokens: {remedy}"
+                f"{len(sequence.output_ids)} tokens: {self.decoder.remedy}"
             )
         sequence.output_ids.append(token)
         count = len(sequence.output_ids)

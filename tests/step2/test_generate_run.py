@@ -205,6 +205,22 @@ def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_needs_no_weights(generate, arguments, tiny_base_model, tmp_path, caplog):
+    """A plan before the hours of the download; what is there is checked as a run would."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.model"):
+        (folder / name).write_bytes((tiny_base_model / name).read_bytes())
+    caplog.set_level("INFO")
+    assert generate(*arguments, "--model_dir", folder, "--dry_run") == 0
+    assert "holds no weights yet" in caplog.text
+    assert "slots on 80 GB" in caplog.text and "memory on each rank" in caplog.text
+    assert generate(*arguments, "--model_dir", folder) == 2
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert generate(*arguments, "--model_dir", folder, "--dry_run") == 2
+    assert "model.safetensors is a Git LFS pointer" in caplog.text
+
+
 def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
     assert generate(*arguments, "--dry_run", "--slots", "1000000") == 2
     assert "or fewer" in caplog.text
@@ -464,7 +480,7 @@ OPENING, BLACKLIST, OUTPUT = "--required_opening_file", "--blacklist_file", "--o
 BAD_INPUTS = [  # flag, file's name, its content (None: it isn't there), exit code, the line
     (MODEL, "nowhere", None, 2, "nowhere is no folder; --model_dir takes"),
     (MODEL, "empty/x", "", 2, "has neither config.json nor params.json"),
-    ("--tokenizer_path", "none.model", None, 2, "no tokenizer: "),
+    ("--tokenizer_path", "none.model", None, 2, "no tokenizer at "),
     (PROMPTS_FLAG, "none.json", None, 2, "no such prompt file"),
     (PROMPTS_FLAG, "p.json", "[]", 2, "is empty: no prompts to answer"),
     (PROMPTS_FLAG, "p.json", '[{"instruction": "a"}, {"instr', 2, "row 2: malformed JSON"),
