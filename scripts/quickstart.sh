@@ -51,7 +51,7 @@ prepare_prompts() {
 generate_responses() {
   rm -f "$OUTPUT_DIR"/responses*
   run step2_generate $STEP2/generate_self_align_response.py --model_dir $BASE_MODEL \
-    --input_file "$PROMPTS" --output_file "$OUTPUT_DIR/responses.jsonl"
+    --input_file "$PROMPTS" --output_file "$OUTPUT_DIR/responses.jsonl" --dtype float32
 }
 
 merge_responses() {

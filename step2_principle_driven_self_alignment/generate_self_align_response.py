@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base_model_check import EarlyCheck, read_principles
 from engine.launch_ranks import LaunchRanks, OtherRankError
 from filter_settings import FilterSettings, number
 from generation_report import GenerationReport, share_counts
@@ -253,6 +254,7 @@ def answer_prompts(
         statistics=engine.statistics,
         slots=engine.slots,
         samples=args.show,
+        check=EarlyCheck(list(by_id), read_principles(work.principle_prompt)),
     )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
         for completion in completions:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from user_error import UserError
 
@@ -112,6 +111,8 @@ def describe_gpus(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]
 
     `plan_for(degree, bytes available)` plans for a model that is spread over `degree` GPUs.
     """
+    import pandas as pd  # half a second, which a run does without
+
     rows = []
     for degree in degrees:
         totals = [int(gib * GIB * USABLE_GPU_SHARE) for gib in GPU_SIZES]

@@ -82,6 +82,16 @@ class Operations:
         behind = self._prefix_attention(batch, queries, prefix)
         return self.own_attention(queries, *own, batch.slots, batch.positions, *behind)
 
+    def cache_write(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+    ) -> None:
+        """Only rotates and stores the keys and values of `attention`'s tokens."""
+        self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
+
     def rotary_cache_write(
         self,
         heads: torch.Tensor,
