@@ -56,11 +56,16 @@ class Run:
         path.write_bytes(b"".join(map(encode_row, rows)) + end)
         return path
 
-    def manifest(self, prompts: list[dict], dialogue: PromptFormat = SELF_ALIGN) -> None:
+    def manifest(
+        self,
+        prompts: list[dict],
+        dialogue: PromptFormat = SELF_ALIGN,
+        limit: int | None = None,
+    ) -> None:
         """Writes the prompt file and the manifest that the generator leaves beside the shards."""
         prompt_file = self.folder / "prompts.json"
         prompt_file.write_text(json.dumps(prompts))
-        ids = [record["id"] for record in read_prompts(prompt_file)]
+        ids = [record["id"] for record in read_prompts(prompt_file)][:limit]
         texts = dict.fromkeys(
             ("model_config", "weights", "tokenizer", "principle_prompt", "filter_rules"), "0"
         )
