@@ -207,7 +207,7 @@ def test_no_source_gives_more_than_wished(merge, write_json):
     chosen = {
         seed: merge(sharegpt_prompt_path=path, max_per_source=7, seed=seed) for seed in (1, 2)
     }
-    for records, report in chosen.values():
+    for _, report in chosen.values():
         assert report["kept"]["by_source"] == {"s0": 7, "s1": 7, "s2": 6}
         assert reasons(report) == {"not_drawn": len(rows) - 20}
     assert instructions(chosen[1][0]) != instructions(chosen[2][0])
