@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from command_line import InputError
-from inference_tasks import INFERENCE_TASK
+from inference_tasks import is_inference_task
 from normalized_text import normalized_key
 from prompt_collections import OPENORCA
 from prompt_output import PromptOutput
@@ -61,11 +61,6 @@ def read_openorca(sources: Sequence[PromptSource]) -> Iterator[OpenOrcaBatch]:
         while (batch := ahead.result()) is not None:
             ahead = reader.submit(next, batches, None)
             yield batch
-
-
-def is_inference_task(questions: pa.Array) -> np.ndarray:
-    """Which questions are natural-language-inference tasks; False for a missing one."""
-    return _mask(pc.match_substring_regex(questions, INFERENCE_TASK))
 
 
 @dataclass(frozen=True)
@@ -197,7 +192,9 @@ class OpenOrcaSampler:
             chunk = candidates[start : start + size]
             start += size
             texts = [_decoded(text) for _, text, _ in chunk]
-            lengths = self.counter.count([text or "" for text in texts], self.rules.max_tokens)
+            lengths = self.counter.count_in_dialogue(
+                [text or "" for text in texts], self.rules.max_tokens
+            )
             for text, length, (_, raw, copies) in zip(texts, lengths, chunk, strict=True):
                 if len(drawn) == self.rules.samples:
                     return
