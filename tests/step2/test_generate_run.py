@@ -381,7 +381,8 @@ def test_one_launch_of_three_groups_shares_the_prompts_out(
     _, log = process.communicate()
     assert process.returncode == 0, log
     shards = find_shards(tmp_path / "out" / "run")
-    assert [shard.read_text().count("\n") for shard in shards] == [11, 11, 10]
+    rows = [shard.read_text().count("\n") for shard in shards]
+    assert len(rows) == 3 and sum(rows) == PROMPTS and max(rows) - min(rows) <= 1
     assert responses(tmp_path / "out/run.jsonl") == reference
 
 
