@@ -8,6 +8,7 @@
 
 run_node() { # ARGUMENT...
   local index supervisor supervisors=() worst=0
+  [[ ! $asked_to_drain ]] || exit $EXIT_DRAINED
   mkdir -p "$LOG_DIR"
   trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' $DRAIN_SIGNALS
   set -m # a process group for each, out of reach of signals that are meant for this shell
@@ -15,6 +16,7 @@ run_node() { # ARGUMENT...
     run_group $index "$@" &
     supervisors+=($!)
   done
+  [[ ! $asked_to_drain ]] || kill -USR1 "${supervisors[@]}" 2>/dev/null || true
   for supervisor in "${supervisors[@]}"; do
     wait_for "$supervisor"
     ((status != KILLED_BY_USR1)) || status=$EXIT_DRAINED # it came before the group had begun
@@ -99,7 +101,7 @@ print_header() { # ARGUMENT...
   local setting
   ((first_rank == 0)) || return 0
   echo "=== $(date '+%F %T') ${SLURM_JOB_ID:+job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), }$label"
-  echo "on ${members[*]}: $world_size processes, rank 0 listens at $master:$port; log: $log"
+  echo "on ${members[*]}: $world_size processes$([[ $group_devices ]] || echo " without GPUs"), rank 0 listens at $master:$port; log: $log"
   for setting in MODEL_DIR DATA_DIR NODES_PER_GROUP GPUS_PER_NODE GPUS_PER_GROUP; do
     printf '%s=%q ' $setting "${!setting:-}"
   done
@@ -230,7 +232,8 @@ failed_file() { # of this life of the job
 
 tell_other_nodes() { # MESSAGE
   in_step && is_count "$NODES_PER_GROUP" && ((NODES_PER_GROUP > 1)) || return 0
-  mkdir -p "$LOG_DIR" && echo "$1" >>"$(failed_file)"
+  # A missing DATA_DIR must stay missing.
+  [[ -d ${DATA_DIR:-/} ]] && mkdir -p "$LOG_DIR" && echo "$1" >>"$(failed_file)" || true
 }
 
 note_failure_elsewhere() {

@@ -27,6 +27,16 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(0.05)
 
 
+def python_that_fails(folder: Path) -> Path:
+    """An interpreter that has all packages and runs none of the stages."""
+    program = folder / "python"
+    program.write_text(
+        f'#!/bin/sh\ncase $1 in *missing_packages.py) exec {sys.executable} "$@" ;; esac\nexit 1\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
 class SlurmCluster:
     """The cluster of local_slurm.sh."""
 
@@ -138,6 +148,12 @@ class Launch:
             for index in range(count)
         ]
         (self.data / name).write_text(json.dumps(records))
+
+    def move(self, repository: Path, data: str) -> None:
+        """To another checkout, and another name for the data folder."""
+        self.repository = repository
+        self.data = self.data.rename(self.data.with_name(data))
+        self.environment["DATA_DIR"] = str(self.data)
 
     def start(self, *command: object, cwd: str = ".", **settings: str) -> subprocess.Popen:
         """Starts a command with the settings in its environment."""
