@@ -59,7 +59,7 @@ def test_all_steps_run_one_after_the_other(slurm_launch, cluster, copy_in_an_odd
         GENERATION_ARGUMENTS=shlex.join(
             [*slurm_launch.flags, "--prompt_file", str(principles), "--limit", "6"]
         ),
-        FINETUNING_ARGUMENTS="--device cpu --lora_r 4 --max_steps 1 --gradient_accumulation_steps 1",
+        FINETUNING_ARGUMENTS="--device cpu --lora_r 4 --max_steps 1",
     )
     assert len(jobs) == 4
     assert cluster.wait_for_end(jobs[-1], 400) == {"COMPLETED"}, outputs(slurm_launch)
