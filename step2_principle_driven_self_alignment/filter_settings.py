@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hand_written_text import read_text
 from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
 
@@ -69,13 +70,17 @@ class FilterSettings:
 
     @classmethod
     def from_arguments(
-        cls, args: argparse.Namespace, published_rules: bool = False
+        cls,
+        args: argparse.Namespace,
+        dialogue: PromptFormat = SELF_ALIGN,
+        published_rules: bool = False,
     ) -> "FilterSettings":
         """Reads the files; UserError where one is not as it must be."""
         thresholds = ("min_length", "max_prompt_echo", "loop_words", "max_repeated_share")
         return cls(
             required_opening=load_required_opening(args.required_opening_file),
             blacklist=load_blacklist(args.blacklist_file),
+            dialogue=dialogue,
             published_rules=published_rules,
             **{name: getattr(args, name) for name in thresholds},
         )
@@ -119,13 +124,3 @@ def load_blacklist(path: Path) -> dict[str, str]:
             raise UserError(f"{path}, line {row}: no phrase before the tab; write one or none")
         phrases[phrase.strip()] = example.strip()
     return phrases
-
-
-def read_text(path: Path, flag: str) -> str:
-    """A hand-written text without its byte-order mark; UserError if it can't be read."""
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: there is no such file")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{flag} {path} is not UTF-8: {error}. Save it as UTF-8") from None

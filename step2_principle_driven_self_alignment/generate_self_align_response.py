@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.launch_ranks import LaunchRanks, OtherRankError
-from filter_settings import FilterSettings
+from filter_settings import FilterSettings, number
 from generation_report import GenerationReport, share_counts
 from prompt_file import deal_prompts, read_principle_prompt, read_prompts
-from prompt_format import SELF_ALIGN
+from prompt_format import PromptFormat, read_prompt_format
 from response_filters import ResponseFilter
 from response_shards import find_shards, finish_reasons, manifest_path, run_name
 from run_manifest import RunManifest, describe_run
@@ -65,25 +65,53 @@ def parse_args() -> argparse.Namespace:
     add("--output_file", type=Path, required=True, help="NAME.jsonl; gives the shards their NAME")
     add("--tokenizer_path", type=Path, help="tokenizer file or folder, if not --model_dir")
     add("--prompt_file", type=Path, default=DEFAULT_PROMPT_FILE, help="the principle prompt")
-    add("--tensor_parallel", type=int, help="processes a group; all of the launch if not given")
-    add("--group_size", type=int, help="groups of the run; those of this launch if not given")
-    add("--group_rank", type=int, default=0, help="index of this launch's first group in the run")
-    add("--slots", type=int, default=64, help="prompts that are answered at a time")
-    add("--max_own_tokens", type=int, default=768, help="tokens of user prompt and response")
-    add("--max_new_tokens", type=int, default=512, help="tokens of a response")
-    add("--temperature", type=float, default=0.7, help="0 takes the likeliest token")
-    add("--top_p", type=float, default=0.95, help="mass of the nucleus that is sampled from")
+    add(
+        "--tensor_parallel",
+        type=number(int, 1),
+        help="processes a group; all of the launch if not given",
+    )
+    add(
+        "--group_size",
+        type=number(int, 1),
+        help="groups of the run; those of this launch if not given",
+    )
+    add(
+        "--group_rank",
+        type=number(int, 0),
+        default=0,
+        help="index of this launch's first group in the run",
+    )
+    add("--slots", type=slot_count, default="auto", help="prompts at a time; auto: what fits")
+    add(
+        "--max_own_tokens",
+        type=number(int, 1),
+        default=768,
+        help="tokens of user prompt and response",
+    )
+    add("--max_new_tokens", type=number(int, 1), default=512, help="tokens of a response")
+    add("--temperature", type=number(float, 0), default=0.7, help="0 takes the likeliest token")
+    add(
+        "--top_p",
+        type=number(float, 0, 1),
+        default=0.95,
+        help="mass of the nucleus that is sampled from",
+    )
     add("--seed", type=int, default=42, help="seed of all random draws")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--keep_going", action="store_true", help="finish what the merge can't keep, too")
-    add("--limit", type=int, help="answer only the N prompts with the smallest ids")
+    add("--limit", type=number(int, 1), help="answer only the N prompts with the smallest ids")
     add("--dry_run", action="store_true", help="show memory plan, first prompt and token counts")
-    add("--show", type=int, default=0, metavar="N", help="log the first N responses")
+    add("--show", type=number(int, 0), default=0, metavar="N", help="log the first N responses")
     FilterSettings.add_arguments(parser)
     args = parser.parse_args()
     check_args(parser, args)
     return args
+
+
+def slot_count(text: str) -> int | None:
+    """A number of slots; None, for the engine to choose, where it is `auto`."""
+    return None if text == "auto" else number(int, 1)(text)
 
 
 def main() -> int:
@@ -131,7 +159,11 @@ class LaunchWork:
     shares: list[list[dict[str, Any]]]  # the prompts of each group in this launch, answered or not
     manifest: RunManifest
     principle_prompt: str
-    filter_settings: FilterSettings
+    rules: FilterSettings
+
+    @property
+    def dialogue(self) -> PromptFormat:
+        return self.rules.dialogue
 
 
 def look_up_work(args: argparse.Namespace) -> LaunchWork:
@@ -140,10 +172,14 @@ def look_up_work(args: argparse.Namespace) -> LaunchWork:
     Raises UserError for what the user has to put right; writes nothing.
     """
     prompts = read_prompts(args.input_file)
-    principle_prompt = read_principle_prompt(args.prompt_file)
-    rules = FilterSettings.from_arguments(args)
+    dialogue = read_prompt_format(args.prompt_file)
+    principle_prompt = read_principle_prompt(args.prompt_file, dialogue)
+    rules = FilterSettings.from_arguments(args, dialogue)
     manifest = describe_run(args, prompts, principle_prompt, rules)
-    manifest.check(manifest_path(run_name(args.output_file)))
+    if manifest.weights:
+        manifest.check(manifest_path(run_name(args.output_file)))
+    else:
+        logger.warning("%s holds no weights yet; the run needs them", args.model_dir)
     wanted = {prompt["id"] for prompt in prompts[: args.limit]}
     groups = range(args.group_rank, args.group_rank + args.ranks.group_count)
     dealt = [deal_prompts(prompts, args.group_size, rank) for rank in groups]
@@ -179,6 +215,7 @@ def engine_settings(args: argparse.Namespace, work: LaunchWork) -> "EngineSettin
         dtype=args.dtype,
         device=args.device,
         tensor_parallel=args.ranks.tensor_parallel,
+        prompt_format=work.dialogue,
         sampling=SamplingSettings(args.temperature, args.top_p, args.seed, args.max_new_tokens),
     )
 
@@ -196,32 +233,42 @@ def answer_prompts(
 
     Every rank of a group takes part; its leader alone writes and reports.
     """
-    response_filter = ResponseFilter(work.filter_settings)
+    response_filter = ResponseFilter(work.rules) if work.dialogue.rules != "none" else None
     by_id = {prompt["id"]: prompt for prompt in prompts}
+    may_give_up = response_filter is not None and not args.keep_going
     completions = engine.generate(
-        requests_of(prompts),
-        give_up=None if args.keep_going else giving_up(response_filter, by_id),
+        requests_of(prompts, work.dialogue),
+        give_up=giving_up(response_filter, by_id) if may_give_up else None,
         should_drain=drain.is_requested,
     )
     if not args.ranks.leads_group:
         return sum(1 for _ in completions) == len(prompts)
     assigned = len(answered_before) + len(prompts)
-    report = GenerationReport(response_filter, writer, answered_before, assigned, samples=args.show)
+    report = GenerationReport(
+        response_filter,
+        work.dialogue,
+        writer,
+        answered_before,
+        assigned,
+        statistics=engine.statistics,
+        slots=engine.slots,
+        samples=args.show,
+    )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
         for completion in completions:
             record = response_record(by_id[completion.request.id], completion)
             writer.append(record)
             report.add(record)
-    report.finish(engine.statistics)
+    report.finish()
     return report.finished
 
 
-def requests_of(prompts: list[dict[str, Any]]) -> "list[Request]":
+def requests_of(prompts: list[dict[str, Any]], dialogue: PromptFormat) -> "list[Request]":
     """The engine's requests for prompt records."""
     from engine.engine import Request
 
     return [
-        Request(prompt["id"], SELF_ALIGN.own_part(prompt["instruction"], prompt["input"]))
+        Request(prompt["id"], dialogue.own_part(prompt["instruction"], prompt["input"]))
         for prompt in prompts
     ]
 
@@ -255,16 +302,19 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     """Shows memory plan, first prompt and token counts; loads no weights and writes nothing."""
     if not args.ranks.leads_launch:
         return EXIT_DONE
-    from engine.engine import plan_memory
+    from engine.engine import describe_gpus, plan_memory
     from engine.tokenizer import load_tokenizer
 
     settings = engine_settings(args, work)
     tokenizer = load_tokenizer(args.tokenizer_path or args.model_dir)
-    own_parts = [request.text for request in requests_of(work.shares[0])]
-    counts = [len(tokenizer.encode_continuation(text, SELF_ALIGN.ends_with)) for text in own_parts]
+    own_parts = [request.text for request in requests_of(work.shares[0], work.dialogue)]
+    counts = [
+        len(tokenizer.encode_continuation(text, work.dialogue.ends_with)) for text in own_parts
+    ]
     room = args.max_own_tokens - args.max_new_tokens
     plan = plan_memory(settings)
     logger.info("%s", plan)
+    logger.info("%s", describe_gpus(settings))
     if own_parts:
         logger.info("the first assembled prompt:\n%s%s", work.principle_prompt, own_parts[0])
     logger.info(
@@ -286,14 +336,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(str(error))
     if args.group_size is None:
         args.group_size = args.ranks.group_count
-    least = dict.fromkeys(("slots", "max_own_tokens", "max_new_tokens", "group_size"), 1)
-    for name, limit in {**least, "group_rank": 0, "temperature": 0, "show": 0}.items():
-        if getattr(args, name) < limit:
-            parser.error(f"--{name} is {getattr(args, name)}; give {limit} or more")
-    if args.limit is not None and args.limit < 1:
-        parser.error(f"--limit is {args.limit}; give 1 or more, or leave it out")
-    if not 0 < args.top_p <= 1:
-        parser.error(f"--top_p is {args.top_p}; give more than 0 and at most 1")
+    if args.top_p == 0:
+        parser.error("--top_p is 0; give more than 0 (--temperature 0 takes the likeliest token)")
     if args.group_rank + args.ranks.group_count > args.group_size:
         parser.error(
             f"--group_rank {args.group_rank} with {args.ranks.group_count} groups in this launch "
@@ -308,8 +352,8 @@ class DrainSignal:
 
     def __init__(self) -> None:
         self._received = ""
-        for number in DRAIN_SIGNALS:
-            signal.signal(number, self._remember)
+        for drain_signal in DRAIN_SIGNALS:
+            signal.signal(drain_signal, self._remember)
 
     def is_requested(self) -> bool:
         """Whether one of DRAIN_SIGNALS has arrived."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filter_settings import number
 from response_shards import (
     ShardName,
     find_shards,
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--stalled_after",
-        type=float,
+        type=number(float, 0),
         default=600,
         metavar="SECONDS",
         help="a group without a new response for longer than this stands still",

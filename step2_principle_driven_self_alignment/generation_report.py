@@ -7,16 +7,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prompt_format import SELF_ALIGN
+from prompt_format import PromptFormat
 from response_filters import ResponseFilter
 from shard_writer import ShardWriter
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from engine.generation import EngineStatistics
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
+ENOUGH_TO_TELL = 100  # responses after which none accepted is no chance
 FINISH_REASONS = ("stop", "eos", "length", "abandoned", "too_long")
 
 
@@ -25,15 +29,20 @@ class GenerationReport:
 
     def __init__(
         self,
-        response_filter: ResponseFilter,
+        response_filter: ResponseFilter | None,
+        dialogue: PromptFormat,
         writer: ShardWriter,
         answered_before: dict[str, str],
         assigned: int,
         *,
+        statistics: "EngineStatistics",
+        slots: int,
         samples: int,
     ) -> None:
-        """`answered_before`: finish reasons of the share's answers by id, whoever wrote them;
-        `assigned`: prompts of the share; `samples`: how many responses to log."""
+        """`response_filter`: None where no rules judge the responses; `answered_before`: finish
+        reasons of the share's answers by id, whoever wrote them; `assigned`: prompts of the share;
+        `statistics`: the engine's, as they grow; `slots`: how many prompts it answers at a time;
+        `samples`: how many responses to log."""
         self.finish_reasons: Counter[str] = Counter()
         self.kept = 0
         self.rejected: Counter[str] = Counter()
@@ -41,7 +50,10 @@ class GenerationReport:
         self.assigned = assigned
         self._before = Counter(answered_before.values())
         self._filter = response_filter
+        self._dialogue = dialogue
         self._writer = writer
+        self._statistics = statistics
+        self._slots = slots
         self._samples_left = samples
         self._started = self._last_line = time.monotonic()
         self._bar: tqdm | None = None
@@ -64,16 +76,18 @@ class GenerationReport:
 
     def add(self, record: dict[str, Any]) -> None:
         """Counts one response record, as it was written."""
-        verdict = self._filter.judge(record)
+        reason = self._filter.judge(record).reason if self._filter else None
         self.finish_reasons[record["finish_reason"]] += 1
         self.output_tokens += record["output_tokens"]
-        if verdict.kept:
+        if reason is None:
             self.kept += 1
         else:
-            self.rejected[verdict.reason] += 1
+            self.rejected[reason] += 1
         if self._samples_left > 0:
             self._samples_left -= 1
-            self._show_sample(record, "kept" if verdict.kept else f"rejected: {verdict.reason}")
+            self._show_sample(record, "kept" if reason is None else f"rejected: {reason}")
+        if self.finish_reasons.total() == ENOUGH_TO_TELL:
+            self._warn_if_all_are_rejected()
         self._show_progress()
 
     @property
@@ -93,16 +107,25 @@ class GenerationReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Output tokens of the finished responses of this launch, per second."""
-        return self.output_tokens / max(self.seconds, 1e-9)
+        """Output tokens of this launch per second, those of responses under way included."""
+        return self._statistics.output_tokens / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """The time that the rest of the share takes at this launch's pace; None before a pace."""
-        answered_now = self.finish_reasons.total()
-        if not answered_now:
+        """The time that the rest of the share takes at this launch's pace; None before a pace.
+
+        A response is taken to be as long as the mean of those that are finished and those under
+        way, where one under way is at least as long as it is and as a finished one.
+        """
+        finished, rate = self.finish_reasons.total(), self.tokens_per_second
+        if not finished or not rate:
             return None
-        return (self.assigned - self.answered) * self.seconds / answered_now
+        left = self.assigned - self.answered
+        live = min(self._slots, left)
+        drawn = (self._statistics.output_tokens - self.output_tokens) / max(live, 1)
+        finished_mean = self.output_tokens / finished
+        length = (self.output_tokens + live * max(drawn, finished_mean)) / (finished + live)
+        return ((left - live) * length + live * max(length - drawn, 0)) / rate
 
     def status(self) -> dict[str, Any]:
         """The shard's status: counts over the group's share, and this launch; times in seconds."""
@@ -122,9 +145,9 @@ class GenerationReport:
             },
         }
 
-    def finish(self, statistics: Any) -> None:
-        """Logs the summary and leaves it in the status; `statistics` are the engine's."""
-        self._engine = asdict(statistics)
+    def finish(self) -> None:
+        """Logs the summary and leaves it in the status."""
+        self._engine = asdict(self._statistics)
         last = self.status()
         self._writer.show(lambda: last)
         reasons = ", ".join(f"{self.finish_reasons[name]} {name}" for name in FINISH_REASONS)
@@ -133,8 +156,10 @@ class GenerationReport:
             "done" if self.finished else "stopped, start again to go on",
             *(self.answered, self.assigned, self.finish_reasons.total(), reasons, self.kept),
         )
+        if self.finish_reasons.total() < ENOUGH_TO_TELL:
+            self._warn_if_all_are_rejected()
         took = tqdm.format_interval(self.seconds)
-        logger.info("%d tokens in %s, %s", self.output_tokens, took, self._rates())
+        logger.info("%d tokens in %s, %s", self._statistics.output_tokens, took, self._rates())
 
     def _show_progress(self) -> None:
         self._bar.set_postfix_str(self._rates(), refresh=False)
@@ -148,15 +173,27 @@ class GenerationReport:
             )
 
     def _rates(self) -> str:
-        share = self.kept / max(self.finish_reasons.total(), 1)
-        return f"{self.tokens_per_second:.0f} tokens/s, {share:.0%} accepted"
+        rate = f"{self.tokens_per_second:.0f} tokens/s"
+        if self._filter is None:
+            return rate
+        return f"{rate}, {self.kept / max(self.finish_reasons.total(), 1):.0%} accepted"
+
+    def _warn_if_all_are_rejected(self) -> None:
+        if self.kept == 0 and self.finish_reasons.total():
+            logger.warning(
+                "NOT ONE of %d responses is accepted; the merge would drop all of them (%s). Look "
+                "at some with --show 5: does the base model follow --prompt_file, and do "
+                "--required_opening_file and --blacklist_file fit it?",
+                self.finish_reasons.total(),
+                ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common(3)),
+            )
 
     def _show_sample(self, record: dict[str, Any], verdict: str) -> None:
-        asked = SELF_ALIGN.own_part(record["instruction"], record["input"])
+        asked = self._dialogue.own_part(record["instruction"], record["input"])
         logger.info(
             "sample %s, %s, %s\n%s%s%s",
             *(record["id"], record["finish_reason"], verdict),
-            *(SELF_ALIGN.ends_with, asked, record["output"]),
+            *(self._dialogue.ends_with, asked, record["output"]),
         )
 
 

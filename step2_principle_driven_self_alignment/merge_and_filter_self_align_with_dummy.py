@@ -25,8 +25,9 @@ from typing import Any
 from base_model_check import SAMPLE, read_principles
 from dummy_conversations import draw_share, read_dummy_records
 from filter_report import build_report, render_card, render_page
-from filter_settings import PROMPTS, FilterSettings, number, read_text
+from filter_settings import PROMPTS, FilterSettings, number
 from filter_statistics import FilterStatistics
+from hand_written_text import read_text
 from response_filters import ResponseFilter
 from response_judging import JudgingSettings, judge_all
 from response_shards import ResponseReader, manifest_path
@@ -101,8 +102,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rules = FilterSettings.from_arguments(args, published_rules=args.published_rules)
     run = find_run_shards(args.data_file_pattern)
+    if run.dialogue.rules == "none":
+        raise UserError(
+            f"{manifest_path(run.name)}: the run's prompt has rules = 'none' in its format; its "
+            "responses are no self-aligned ones, and nothing here fits them"
+        )
+    rules = FilterSettings.from_arguments(args, run.dialogue, args.published_rules)
     if args.explain is not None:
         print(explain(args.explain, run, ResponseFilter(rules)))
         return

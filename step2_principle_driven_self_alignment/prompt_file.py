@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prompt_format import SELF_ALIGN, PromptFormat
+from hand_written_text import read_text
+from prompt_format import SELF_ALIGN, PromptFormat, format_path
 from user_error import UserError
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ def prompt_id_of(instruction: str, input_text: str) -> str:
 
 def read_principle_prompt(path: Path, prompt_format: PromptFormat = SELF_ALIGN) -> str:
     """The text in front of every user prompt; UserError unless the user's words can follow it."""
-    if not path.is_file():
-        raise UserError(f"no such principle prompt: {path} (--prompt_file)")
-    text = path.read_text(encoding="utf-8").rstrip()
+    text = read_text(path, "--prompt_file").rstrip()
+    if not text:
+        raise UserError(f"--prompt_file {path} is empty")
     if not text.endswith(prompt_format.ends_with):
         raise UserError(
-            f"{path} ends with {text[-20:]!r}; a principle prompt ends with "
-            f"{prompt_format.ends_with!r}, so that the user's words can follow"
+            f"{path} ends with {text[-20:]!r}; it must end with {prompt_format.ends_with!r}, so "
+            f"that the user's words can follow (or {format_path(path).name} beside it must tell "
+            "how its dialogue goes)"
         )
     return text
 

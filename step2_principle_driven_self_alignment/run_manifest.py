@@ -12,11 +12,13 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from engine.model_config import find_tokenizer, weight_files
 from filter_settings import FilterSettings
+from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
 
 SAMPLES_PER_FILE = 64
@@ -26,6 +28,7 @@ FLAG_OF_HASH = {
     "weights": "--model_dir",
     "tokenizer": "--tokenizer_path",
     "principle_prompt": "--prompt_file",
+    "prompt_format": "--prompt_file",
     "filter_rules": "the flags of the filter rules",
     "prompt_file_hash": "--input_file",
 }
@@ -57,6 +60,7 @@ class RunManifest:
     prompts: int  # how many are to be answered
     prompt_ids_hash: str  # over the ids of those, sorted, one a line
     input_file: str = ""  # where the prompts lay at the first launch; not compared
+    prompt_format: dict[str, Any] = field(default_factory=lambda: asdict(SELF_ALIGN))
 
     @classmethod
     def load(cls, path: Path) -> "RunManifest":
@@ -92,24 +96,33 @@ class RunManifest:
     def difference(self, other: "RunManifest") -> str | None:
         """The first field in which two runs differ, apart from --limit; None if they are one."""
         free = {"prompts", "prompt_ids_hash", "input_file"}
-        for field in fields(self):
-            if field.name not in free and getattr(self, field.name) != getattr(other, field.name):
-                return field.name
+        for name in asdict(self):
+            if name not in free and getattr(self, name) != getattr(other, name):
+                return name
         return None
+
+    @property
+    def dialogue(self) -> PromptFormat:
+        """How the dialogue of the run's prompt file goes."""
+        return PromptFormat(**self.prompt_format)
 
     def check(self, path: Path) -> "RunManifest | None":
         """The manifest at `path`, None if there is none; RunDiffersError if it is another run's."""
         if not path.exists():
             return None
         present = RunManifest.load(path)
-        field = present.difference(self)
-        if field is not None:
-            raise RunDiffersError(
-                f"this launch differs from the run in {path}: {field} "
-                f"({FLAG_OF_HASH.get(field, '--' + field)}) is "
-                f"{getattr(self, field)!r} here and {getattr(present, field)!r} there. {REMEDY}"
-            )
-        return present
+        name = present.difference(self)
+        if name is None:
+            return present
+        flag = FLAG_OF_HASH.get(name, f"--{name}")
+        here, there = getattr(self, name), getattr(present, name)
+        if name == "prompt_format":
+            part = next(key for key in here if here[key] != there.get(key))
+            name, here, there = f"{name}.{part}", here[part], there.get(part)
+        raise RunDiffersError(
+            f"this launch differs from the run in {path}: {name} ({flag}) is {here!r} here and "
+            f"{there!r} there. {REMEDY}"
+        )
 
     def join(self, path: Path) -> "RunManifest":
         """Creates the run at `path`, or joins it; returns the manifest that holds from now on.
@@ -147,12 +160,11 @@ def describe_run(
     limited_ids = [prompt["id"] for prompt in prompts[: args.limit]]
     return RunManifest(
         model_config=hash_model_config(args.model_dir),
-        weights=hash_weights(args.model_dir),
+        # A dry run plans before the weights are there.
+        weights=hash_weights(args.model_dir, may_lack=args.dry_run),
         tokenizer=hash_tokenizer(args.tokenizer_path or args.model_dir),
         principle_prompt=hash_text(principle_prompt),
-        filter_rules=""
-        if args.keep_going
-        else hash_text(json.dumps(asdict(rules), sort_keys=True)),
+        filter_rules="" if args.keep_going else hash_rules(rules),
         keep_going=args.keep_going,
         temperature=args.temperature,
         top_p=args.top_p,
@@ -164,6 +176,7 @@ def describe_run(
         prompts=len(limited_ids),
         prompt_ids_hash=hash_prompt_ids(limited_ids),
         input_file=str(args.input_file.resolve()),
+        prompt_format=asdict(rules.dialogue),
     )
 
 
@@ -173,16 +186,28 @@ def _check_content(manifest: type[RunManifest], content: Any) -> None:
         raise ValueError("it holds no object")
     known = {field.name: field for field in fields(manifest)}
     missing = [
-        name for name, field in known.items() if name not in content and field.default is MISSING
+        name
+        for name, known_field in known.items()
+        if name not in content and known_field.default is known_field.default_factory is MISSING
     ]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}")
     for name, value in content.items():
         if name not in known:
             raise ValueError(f"{name!r} is none of its fields")
-        kinds = (int, float) if known[name].type is float else known[name].type
+        kinds = {float: (int, float), dict[str, Any]: dict}.get(known[name].type, known[name].type)
         if not isinstance(value, kinds):
             raise ValueError(f"{name} is {value!r}")
+    if content.get("prompt_format", {}).keys() - asdict(SELF_ALIGN).keys():
+        raise ValueError(f"prompt_format is {content['prompt_format']!r}")
+
+
+def hash_rules(rules: FilterSettings) -> str:
+    """SHA-256 of what decides which responses are given up; "" where none is."""
+    if rules.dialogue.rules == "none":
+        return ""
+    settings = {name: value for name, value in asdict(rules).items() if name != "dialogue"}
+    return hash_text(json.dumps(settings, sort_keys=True))
 
 
 def hash_text(text: str) -> str:
@@ -197,14 +222,7 @@ def hash_file(path: Path) -> str:
 
 def hash_tokenizer(path: Path) -> str:
     """SHA-256 of a tokenizer file, or of the one in a folder."""
-    candidates = [path / "tokenizer.model", path / "tokenizer.json"] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return hash_file(candidate)
-    raise UserError(
-        f"no tokenizer: {' or '.join(map(str, candidates))} is not there; "
-        "--tokenizer_path takes a tokenizer.model, a tokenizer.json or a folder with one"
-    )
+    return hash_file(find_tokenizer(path)[0])
 
 
 def hash_model_config(model_dir: Path) -> str:
@@ -216,13 +234,18 @@ def hash_model_config(model_dir: Path) -> str:
     raise UserError(f"{model_dir} {found}; --model_dir takes the folder of a base model")
 
 
-def hash_weights(model_dir: Path) -> str:
-    """SHA-256 over name, size and samples of the weight files: telling, and quick at any size."""
-    weight_files = sorted(model_dir.glob("*.safetensors")) or sorted(model_dir.glob("*.pth"))
-    if not weight_files:
+def hash_weights(model_dir: Path, *, may_lack: bool = False) -> str:
+    """SHA-256 over name, size and samples of the weight files: telling, and quick at any size.
+
+    UserError if there are none; "" if they `may_lack`.
+    """
+    files = weight_files(model_dir)
+    if not files and may_lack:
+        return ""
+    if not files:
         raise UserError(f"{model_dir} has no weights: neither *.safetensors nor *.pth")
     digest = hashlib.sha256()
-    for path in weight_files:
+    for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         for sample in _samples(path):
             digest.update(sample)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_file import read_prompts
+from prompt_format import SELF_ALIGN, PromptFormat
 from response_shards import (
     SHARD_NAME,
     ResponseReader,
@@ -28,6 +29,11 @@ class RunShards:
     name: Path
     paths: list[Path]
     manifest: RunManifest | None
+
+    @property
+    def dialogue(self) -> PromptFormat:
+        """How the run's dialogue goes; the self-align one's without a manifest."""
+        return self.manifest.dialogue if self.manifest else SELF_ALIGN
 
     @property
     def group_sizes(self) -> list[int]:

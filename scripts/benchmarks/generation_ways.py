@@ -98,6 +98,7 @@ class EngineWay(Way):
             max_own_tokens=workload.own_tokens,
             dtype=setting.dtype_name,
             device=setting.device.type,
+            start_check=False,  # random weights predict nothing
             sampling=SamplingSettings(
                 setting.temperature, setting.top_p, setting.seed, max(workload.lengths)
             ),

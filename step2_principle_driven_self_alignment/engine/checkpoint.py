@@ -4,7 +4,6 @@ Both kinds are read under Hugging Face's tensor names. Nothing is executed from 
 safetensors files hold plain tensors, and Meta's files are opened with `weights_only`.
 """
 
-import json
 import pickle
 import re
 import zipfile
@@ -14,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from user_error import UserError
+
+from engine.model_config import ConfigFile, refuse_lfs_pointer
 
 META_NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -103,7 +104,7 @@ class SafetensorsCheckpoint(Checkpoint):
     def _find_files(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"
         if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = ConfigFile(index).inner("weight_map").values
             files = [self.folder / name for name in sorted(set(weight_map.values()))]
         else:
             files = [self.folder / "model.safetensors"]
@@ -136,7 +137,7 @@ class MetaCheckpoint(Checkpoint):
         files = sorted(folder.glob("consolidated.*.pth"))
         if not files:
             raise UserError(f"{folder} has no consolidated.*.pth beside params.json")
-        self._params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
+        self._params = ConfigFile(folder / "params.json").values
         self._parts: dict[str, list[torch.Tensor]] = {}
         for file in files:
             for name, part in _load_pickled(file).items():
@@ -178,6 +179,7 @@ class MetaCheckpoint(Checkpoint):
 
 
 def _open_safetensors(file: Path) -> safe_open:
+    refuse_lfs_pointer(file)
     try:
         return safe_open(file, framework="pt")
     except SafetensorError as error:
@@ -186,6 +188,7 @@ def _open_safetensors(file: Path) -> safe_open:
 
 def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
     """Tensors by name; those of a zip archive, as torch writes since 1.6, are read when used."""
+    refuse_lfs_pointer(file)
     try:
         return torch.load(file, mmap=zipfile.is_zipfile(file), weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

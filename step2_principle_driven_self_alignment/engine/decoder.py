@@ -1,21 +1,28 @@
 """A loaded model with its keys and values: prefills the prefix and new prompts, decodes a token."""
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
 from engine.attention import CachedAttention, CacheShape, KeyValueCache, PrefixPiece
 from engine.checkpoint import Checkpoint
+from engine.compiled_operations import compile_operations
+from engine.device import prefill_tokens, runs_flash_attention
+from engine.flash_operations import FlashOperations
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
 from engine.linear import pack_weights
-from engine.memory_plan import PREFILL_TOKENS
-from engine.model import Transformer
+from engine.model import Transformer, uninitialised_layers
 from engine.model_config import ModelConfig
-from engine.operations import choose_operations
+from engine.operations import Operations
 from engine.sampler import SamplingSettings
 from engine.step_graphs import StepGraphs
 from engine.weights import WeightLoader
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -29,7 +36,8 @@ class Decoder:
         self.own_tokens = cache.shape.own_tokens
         # None: a step's operators are launched one by one.
         captured = device.type == "cuda" and model.operations.fixed_launches
-        self.graphs = StepGraphs(self._step, self.slots) if captured else None
+        self.graphs = StepGraphs(self.step_eagerly, self.slots, device) if captured else None
+        self.prefill_tokens = prefill_tokens(device)
         self._prefix_end: torch.Tensor | None = None  # [1, hidden], what follows the prefix alone
 
     @classmethod
@@ -51,7 +59,8 @@ class Decoder:
         default_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)  # fairscale's layers know no other way
         try:
-            model = Transformer(config, layout, operations, prefix_tokens + own_tokens, device)
+            with uninitialised_layers():
+                model = Transformer(config, layout, operations, prefix_tokens + own_tokens, device)
         finally:
             torch.set_default_dtype(default_dtype)
         model.requires_grad_(False)
@@ -69,16 +78,21 @@ class Decoder:
         return cls(model, cache, device)
 
     @torch.inference_mode()
-    def prefill_prefix(self, token_ids: Sequence[int]) -> None:
-        """Computes the keys and values that all prompts share."""
+    def prefill_prefix(self, token_ids: Sequence[int]) -> torch.Tensor | None:
+        """Computes the keys and values that all prompts share.
+
+        Returns the last layer's states of its end, [tokens, width]; None if there is no prefix.
+        """
         tokens = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
-        for start in range(0, len(tokens), PREFILL_TOKENS):
-            chunk = slice(start, min(start + PREFILL_TOKENS, len(tokens)))
+        hidden = None
+        for start in range(0, len(tokens), self.prefill_tokens):
+            chunk = slice(start, min(start + self.prefill_tokens, len(tokens)))
             positions = torch.arange(chunk.start, chunk.stop, device=self.device)
             hidden = self.model(
                 tokens[chunk], positions, PrefixPiece(self.cache, self.model.operations, chunk)
             )
             self._prefix_end = hidden[-1:]
+        return hidden
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], first_slot: int) -> torch.Tensor:
@@ -108,9 +122,10 @@ class Decoder:
         tokens, positions: int64 [live], the place of each in its own part. Returns
         [live, vocabulary].
         """
-        return (self._step if self.graphs is None else self.graphs.run)(tokens, positions)
+        return (self.step_eagerly if self.graphs is None else self.graphs.run)(tokens, positions)
 
-    def _step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def step_eagerly(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """As `step`, its operators launched one by one."""
         slots = torch.arange(len(tokens), device=self.device)
         return self.model.logits(self._run(tokens, slots, positions))
 
@@ -144,6 +159,40 @@ class Decoder:
         operations = self.model.operations
         return operations.sample(logits, keys, positions, sampling.temperature, sampling.top_p)
 
+    def use_plain_operations(self) -> None:
+        """Goes on in plain PyTorch, which is slower; what is stored stays where it is."""
+        self.model.operations = Operations(self.cache.shape.head_dim)
+        self.graphs = None
+
+    @property
+    def remedy(self) -> str:
+        """What to do where logits are no numbers."""
+        if self.cache.own.dtype == torch.float16:
+            return "numbers may be too large for float16; give --dtype bfloat16 or float32"
+        return "the weights are damaged; fetch the model folder again"
+
     def move(self, source: int, target: int, tokens: int) -> None:
         """Overwrites a slot with the first `tokens` tokens of another one."""
         self.cache.move(source, target, tokens)
+
+
+def choose_operations(
+    device: torch.device, dtype: torch.dtype, head_dim: int, queries_per_kv_head: int
+) -> Operations:
+    """The fastest that the device can run."""
+    if runs_flash_attention(device, dtype, head_dim):
+        return FlashOperations(head_dim, varlen_attn)
+    if device.type == "cuda":
+        _say_plain_is_slow(device, dtype)
+        return Operations(head_dim)
+    return compile_operations(head_dim, queries_per_kv_head, dtype) or Operations(head_dim)
+
+
+@functools.cache
+def _say_plain_is_slow(device: torch.device, dtype: torch.dtype) -> None:
+    logger.warning(
+        "%s in %s: FlashAttention needs compute capability 8.0 and 16-bit numbers, so attention "
+        "runs operator by operator, several times slower",
+        torch.cuda.get_device_name(device),
+        str(dtype).removeprefix("torch."),
+    )

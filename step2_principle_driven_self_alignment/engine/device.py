@@ -10,6 +10,7 @@ from user_error import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OLD_GPU_WHEELS = "https://download.pytorch.org/whl/cu126"  # the last that know GPUs before sm_75
 FLASH_CAPABILITY = (8, 0)  # the first that has bfloat16 and runs FlashAttention
+SMALLEST_RESERVE, RESERVED_SHARE = 3 * 2**29, 0.05
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DEVICE_FILES = Path("/dev")
 
@@ -100,12 +101,23 @@ def choose_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torc
 def available_memory(device: torch.device) -> int:
     """Bytes that this process may use: what its GPU has, or its share of the machine's memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, total = torch.cuda.mem_get_info(device)
+        return free - gpu_reserve(total)
     limits = [_linux_available()]
     if CGROUP_LIMIT.is_file() and CGROUP_LIMIT.read_text().strip() != "max":
         limits.append(int(CGROUP_LIMIT.read_text()))
     processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")
     return min(limits) // int(processes)
+
+
+def gpu_reserve(total: int) -> int:
+    """Bytes of a GPU that stay free: for NCCL, CUDA graphs, cuBLAS, and what lies in pieces."""
+    return max(SMALLEST_RESERVE, int(total * RESERVED_SHARE))
+
+
+def prefill_tokens(device: torch.device) -> int:
+    """Tokens of the prefix, or of new prompts, that go through the model at once."""
+    return 2048 if device.type == "cuda" else 512
 
 
 def _linux_available() -> int:

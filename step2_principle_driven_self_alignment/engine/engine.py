@@ -9,30 +9,60 @@ completions in the same order.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
 
-from engine import memory_plan
+from engine import memory_plan, start_check
 from engine.checkpoint import open_checkpoint
 from engine.decoder import Decoder
-from engine.device import available_memory, choose_device, choose_dtype
+from engine.device import (
+    DTYPES,
+    available_memory,
+    choose_device,
+    choose_dtype,
+    prefill_tokens,
+    runs_flash_attention,
+)
 from engine.generation import Completion, EngineStatistics, Generation, GiveUp
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
-from engine.memory_plan import PREFILL_TOKENS, MemoryPlan
-from engine.model_config import ModelConfig, load_model_config
+from engine.memory_plan import MemoryPlan
+from engine.model_config import (
+    ModelConfig,
+    load_model_config,
+    refuse_lfs_pointer,
+    weight_files,
+)
 from engine.sampler import SamplingSettings
 from engine.scheduler import Request, Scheduler
 from engine.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["Completion", "Engine", "EngineSettings", "Request", "SamplingSettings", "plan_memory"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "EngineSettings",
+    "Request",
+    "SamplingSettings",
+    "describe_gpus",
+    "plan_memory",
+]
 
-ADMISSION_SIZE = 8
+SMALLEST_ADMISSION = 8  # prompts that are prefilled together
 AGREE_EVERY = 8  # steps between two looks at whether to drain
+GPUS_OF_A_NODE = (1, 2, 4, 8)
+SHORTEN = "shorten the prompt or lower --max_own_tokens"
+LLAMA_1 = (
+    "by its params.json this is LLaMA 1, which can't hold the prompt: take LLaMA 2 or a later base "
+    'model (if it is LLaMA 2, put "max_seq_len": 4096 into params.json)'
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,21 +71,23 @@ class EngineSettings:
 
     `max_own_tokens` bounds a prompt's own part and its response together. `dtype` auto is the
     checkpoint's own on CUDA and float32 on CPU, where a response is then the same token by token.
+    `slots` None: 64 on a CPU, as many as fit (up to 512) on a GPU. `start_check` None: on a GPU.
     """
 
     model_dir: Path
     prefix_text: str
     tokenizer_path: Path | None = None
-    slots: int = 64
+    slots: int | None = None
     max_own_tokens: int = 768
     dtype: str = "auto"
     device: str = "auto"
     tensor_parallel: int | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     prompt_format: PromptFormat = SELF_ALIGN
+    start_check: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
+        if self.slots is not None and self.slots < 1:
             raise UserError(f"--slots is {self.slots}; give at least 1")
         if self.max_own_tokens <= self.sampling.max_new_tokens:
             raise UserError(
@@ -64,25 +96,78 @@ class EngineSettings:
             )
 
 
-def plan_memory(settings: EngineSettings) -> MemoryPlan:
-    """The memory that `Engine(settings)` will take on each rank; reads no weights."""
-    config = load_model_config(Path(settings.model_dir))
-    tokenizer = load_tokenizer(Path(settings.tokenizer_path or settings.model_dir))
-    return _plan(settings, config, len(tokenizer.encode_prefix(settings.prefix_text)))
+@dataclass(frozen=True)
+class _Launch:
+    """What a folder and the settings come to, before any weight is read."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    prefix: list[int]
+    device: torch.device
+    dtype: torch.dtype
+    ranks: LaunchRanks
+    plan: MemoryPlan
 
 
-def _plan(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> MemoryPlan:
-    ranks = LaunchRanks.from_environment(settings.tensor_parallel)
+def _prepare(settings: EngineSettings) -> _Launch:
+    """Raises UserError for all that can be known beforehand, but for too little memory."""
+    folder = Path(settings.model_dir)
+    config = load_model_config(folder)
+    tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
+    prefix = tokenizer.encode_prefix(settings.prefix_text)
+    for file in weight_files(folder):
+        refuse_lfs_pointer(file)
+    _check_sizes(settings, config, len(prefix))
+    _check_vocabulary(tokenizer, config)
     device = choose_device(settings.device)
-    return memory_plan.plan(
+    dtype = choose_dtype(settings.dtype, config.torch_dtype, device)
+    ranks = LaunchRanks.from_environment(settings.tensor_parallel)
+    plan = memory_plan.plan(
         config,
         plan_heads(config.query_heads, config.kv_heads, ranks.tensor_parallel),
-        choose_dtype(settings.dtype, config.torch_dtype, device),
-        prefix_tokens=prefix_tokens,
+        dtype,
+        prefix_tokens=len(prefix),
         slots=settings.slots,
         own_tokens=settings.max_own_tokens,
+        prefill_tokens=prefill_tokens(device),
         available=available_memory(device),
+        on_gpu=device.type == "cuda",
+        flash=runs_flash_attention(device, dtype, config.head_dim),
     )
+    return _Launch(config, tokenizer, prefix, device, dtype, ranks, plan)
+
+
+def plan_memory(settings: EngineSettings) -> MemoryPlan:
+    """The memory that `Engine(settings)` will take on each rank; reads no weights.
+
+    Raises the UserErrors of `Engine(settings)`, but for memory: `check()` of the plan does that.
+    """
+    return _prepare(settings).plan
+
+
+def describe_gpus(settings: EngineSettings) -> str:
+    """On which GPUs the model would fit, spread over how many; reads no weights, needs no GPU."""
+    launch = _prepare(settings)
+    config = launch.config
+    dtype = DTYPES.get(settings.dtype) or DTYPES.get(config.torch_dtype, torch.bfloat16)
+
+    def plan_for(degree: int, available: int) -> MemoryPlan:
+        return memory_plan.plan(
+            config,
+            plan_heads(config.query_heads, config.kv_heads, degree),
+            dtype,
+            prefix_tokens=len(launch.prefix),
+            slots=None,
+            own_tokens=settings.max_own_tokens,
+            prefill_tokens=prefill_tokens(torch.device("cuda")),
+            available=available,
+            on_gpu=True,
+            flash=dtype != torch.float32,
+        )
+
+    degrees = sorted({*GPUS_OF_A_NODE, launch.ranks.tensor_parallel})
+    name = str(dtype).removeprefix("torch.")
+    return f"on GPUs, in {name}:\n{memory_plan.describe_gpus(plan_for, degrees)}"
 
 
 class Engine:
@@ -93,34 +178,37 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         """Raises UserError before any weight is read, where it can."""
-        folder = Path(settings.model_dir)
-        config = load_model_config(folder)
-        self.tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
-        prefix = self.tokenizer.encode_prefix(settings.prefix_text)
-        _check_sizes(settings, config, len(prefix))
-        _check_vocabulary(self.tokenizer, config)
-        _plan(settings, config, len(prefix)).check()
+        launch = _prepare(settings)
+        launch.plan.check()
         self.settings = settings
-        self.statistics = EngineStatistics(prefix_tokens=len(prefix))
-        self.device = choose_device(settings.device)
-        self.ranks = LaunchRanks.from_environment(settings.tensor_parallel)
+        self.tokenizer, self.device, self.ranks = launch.tokenizer, launch.device, launch.ranks
         self.ranks.join(self.device)
-        self.eos_ids = self.tokenizer.eos_ids | set(config.eos_token_ids)
+        self.slots = min(slots for (slots,) in self.ranks.tell_group([launch.plan.slots]))
+        on_gpu = self.device.type == "cuda"
+        self.statistics = EngineStatistics(prefix_tokens=len(launch.prefix), asynchronous=on_gpu)
+        self.eos_ids = self.tokenizer.eos_ids | set(launch.config.eos_token_ids)
         self._anchor = settings.prefix_text.rpartition("\n")[2] or settings.prefix_text[-1:]
+        place = torch.cuda.get_device_name(self.device) if on_gpu else "the CPU"
+        name = str(launch.dtype).removeprefix("torch.")
+        logger.info("computing on %s in %s, %d prompts at a time", place, name, self.slots)
         with self.statistics.stage("load"):
             self.decoder = Decoder.load(
-                open_checkpoint(folder),
-                config,
+                open_checkpoint(Path(settings.model_dir)),
+                launch.config,
                 self.ranks,
-                choose_dtype(settings.dtype, config.torch_dtype, self.device),
+                launch.dtype,
                 self.device,
-                prefix_tokens=len(prefix),
-                slots=settings.slots,
+                prefix_tokens=len(launch.prefix),
+                slots=self.slots,
                 own_tokens=settings.max_own_tokens,
             )
             self.ranks.wait_until_loaded()
         with self.statistics.stage("prefix"):
-            self.decoder.prefill_prefix(prefix)
+            thorough = on_gpu if settings.start_check is None else settings.start_check
+            check = start_check.start(
+                self.decoder, launch.prefix, self.ranks, settings.sampling, thorough=thorough
+            )
+        self.statistics.start_check = asdict(check)
 
     def generate(
         self,
@@ -147,9 +235,9 @@ class Engine:
         )
         scheduler = Scheduler(
             generation.waiting(requests, self._anchor, too_long),
-            self.settings.slots,
-            ADMISSION_SIZE,
-            PREFILL_TOKENS,
+            self.slots,
+            max(SMALLEST_ADMISSION, self.slots // 8),
+            self.decoder.prefill_tokens,
         )
         for step in itertools.count():
             has_work = scheduler.has_work
@@ -176,7 +264,7 @@ def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: i
             raise UserError(
                 f"{settings.model_dir}: the prompt's {prefix_tokens} tokens and --max_own_tokens "
                 f"{settings.max_own_tokens} come to {tokens}, and the model's {name} is {limit}; "
-                "shorten the prompt or lower --max_own_tokens"
+                f"{LLAMA_1 if config.family == 'LLaMA 1' else SHORTEN}"
             )
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from prompt_format import PromptFormat
@@ -27,7 +28,11 @@ GiveUp = Callable[[Request, str], bool]
 
 @dataclass
 class EngineStatistics:
-    """Counts, and seconds by stage: load, prefix, prefill, decode, sampling, text."""
+    """Counts, and seconds by stage: load, prefix, prefill, decode, sampling, text.
+
+    On a GPU, which works behind the host's back (`asynchronous`), the last four are the host's own
+    time, mostly spent waiting in "text"; their sum is right. `start_check`: see `StartCheck`.
+    """
 
     prefix_tokens: int = 0
     prompt_tokens: int = 0
@@ -35,6 +40,8 @@ class EngineStatistics:
     steps: int = 0
     slot_steps: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    asynchronous: bool = False
+    start_check: dict[str, Any] = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
     @contextmanager
@@ -108,6 +115,8 @@ class Generation:
         self.statistics = statistics
         self.give_up = give_up
         self.prompt_format = prompt_format
+        forbidden = sorted(eos_ids) if prompt_format.forbid_eos else []
+        self._forbidden = torch.tensor(forbidden, dtype=torch.int64, device=decoder.device)
         self.lag = 1 if decoder.device.type == "cuda" else 0
         self._sampled: deque[_Sampled] = deque()
         self._checksum = 0
@@ -169,12 +178,16 @@ class Generation:
         """Samples the next token of the sequences in the slots from `first` on."""
         slots = slice(first, first + len(sequences))
         with self.statistics.stage("sampling"):
+            # A hidden state that overflowed makes all logits of its row NaN.
+            is_finite = logits[:, 0].isfinite()
+            if len(self._forbidden):
+                with torch.inference_mode():
+                    logits.index_fill_(1, self._forbidden, float("-inf"))
             _, _, sampled, keys = self._state[:, slots]
             tokens = self.decoder.sample(logits, keys, sampled, self.sampling)
             self._state[0, slots] = tokens
             self._state[2, slots] += 1
-            # A hidden state that overflowed makes all logits of its row NaN.
-            tokens = tokens.where(logits[:, 0].isfinite(), NO_TOKEN)
+            tokens = tokens.where(is_finite, NO_TOKEN)
         for sequence in sequences:
             sequence.sampled_tokens += 1
         arrived = None
@@ -212,15 +225,9 @@ class Generation:
 
     def _append_token(self, sequence: Sequence, token: int) -> None:
         if token == NO_TOKEN:
-            is_narrow = self.decoder.cache.own.dtype == torch.float16
-            remedy = (
-                "numbers may be too large for float16; give --dtype bfloat16 or float32"
-                if is_narrow
-                else "the weights are damaged; fetch the model folder again"
-            )
             raise UserError(
                 f"the model's logits are NaN in the response to {sequence.request.id!r}, after "
-                f"{len(sequence.output_ids)} tokens: {remedy}"
+                f"{len(sequence.output_ids)} tokens: {self.decoder.remedy}"
             )
         sequence.output_ids.append(token)
         count = len(sequence.output_ids)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+ALIGNMENT = 64
+
 
 @dataclass(frozen=True)
 class HeadLayout:
@@ -47,5 +49,10 @@ def plan_heads(query_heads: int, kv_heads: int, ranks: int) -> HeadLayout:
 
 
 def padded_share(size: int, ranks: int) -> int:
-    """A rank's share of `size` rows, padded so that all shares are equal."""
-    return -(-size // ranks)
+    """A rank's share of `size` rows, padded so that all shares are equal.
+
+    Shares of several ranks are multiples of 64, as matrix products on a GPU like their sides.
+    """
+    if ranks == 1:
+        return size
+    return -(-size // (ranks * ALIGNMENT)) * ALIGNMENT

@@ -128,24 +128,31 @@ class LaunchRanks:
 
         Raises RuntimeError unless all of them are in the same `state`.
         """
+        told = self.tell_group([int(wish), *state])
+        for rank, (_, *other) in enumerate(told):
+            if other != told[0][1:]:
+                raise RuntimeError(
+                    f"the ranks of a group have come apart: rank {rank} of group "
+                    f"{self.group_index} is at {other}, its leader at {told[0][1:]}; a device "
+                    "computes wrongly, or the ranks run different versions"
+                )
+        return bool(told[0][0])
+
+    def all_of_group(self, succeeded: bool) -> bool:
+        """Whether all ranks of this group succeeded."""
+        return all(success for (success,) in self.tell_group([int(succeeded)]))
+
+    def tell_group(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The numbers of all ranks of this group, in the order of the ranks."""
         if self.tensor_parallel == 1:
-            return wish
+            return [list(numbers)]
         import torch
         import torch.distributed as dist
 
-        own = torch.tensor([int(wish), *state])
+        own = torch.tensor(numbers)
         everybody = [torch.empty_like(own) for _ in range(self.tensor_parallel)]
         dist.all_gather(everybody, own, group=_messages_of_group(self))
-        leader = everybody[0]
-        for rank, other in enumerate(everybody):
-            if not torch.equal(other[1:], leader[1:]):
-                raise RuntimeError(
-                    f"the ranks of a group have come apart: rank {rank} of group "
-                    f"{self.group_index} is at {other[1:].tolist()}, its leader at "
-                    f"{leader[1:].tolist()}; a device computes wrongly, or the ranks run "
-                    "different versions"
-                )
-        return bool(leader[0])
+        return [told.tolist() for told in everybody]
 
     def leave(self) -> None:
         """Ends the process groups: gloo's threads may abort a process that exits with them."""

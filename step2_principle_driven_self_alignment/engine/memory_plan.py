@@ -1,17 +1,23 @@
 """How much memory a run needs, from the model's config alone, before any weight is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from user_error import UserError
 
+from engine.device import gpu_reserve
 from engine.head_layout import HeadLayout, padded_share
 from engine.model_config import ModelConfig
 from engine.operations import TOKENS_AT_A_TIME, padded_prefix
 
 GIB = 2**30
-PREFILL_TOKENS = 512  # tokens of the prefix, or of new prompts, that go through the model at once
 LOGITS_COPIES = 14  # as float32: logits, scaled, probabilities; in PyTorch also noise, in 64 bits
+FLASH_COPIES = 16  # of a token's queries: for the pieces of the prefix, and their outputs
+SLOTS_ON_CPU, MOST_SLOTS_ON_GPU, SHARE_OF_FITTING = 64, 512, 0.9  # chosen by `auto`
+GPU_SIZES = (80, 40, 32, 24)  # GiB
+USABLE_GPU_SHARE = 0.98  # the rest is the driver's
 
 
 @dataclass(frozen=True)
@@ -60,26 +66,35 @@ def plan(
     dtype: torch.dtype,
     *,
     prefix_tokens: int,
-    slots: int,
+    slots: int | None,
     own_tokens: int,
+    prefill_tokens: int,
     available: int,
+    on_gpu: bool = False,
+    flash: bool = False,
 ) -> MemoryPlan:
-    """Sizes in bytes from shapes; `own_tokens` are those of one slot."""
-    size = dtype.itemsize
-    heads = layout.query_heads_per_rank
+    """Sizes in bytes from shapes; `own_tokens` are those of one slot.
+
+    `slots` None: as many as are of use and fit. `flash`: attention by FlashAttention's kernels.
+    """
+    size, copy = dtype.itemsize, torch.float32.itemsize
     token = 2 * config.layers * layout.kv_heads_per_rank * config.head_dim * size
     weights = _count_weights(config, layout) * size
     prefix = padded_prefix(prefix_tokens) * token
     slot = own_tokens * token
-    logits = config.vocab_size * LOGITS_COPIES * torch.float32.itemsize  # of one slot
-    prefilled = max(PREFILL_TOKENS, own_tokens)  # a prompt goes through the model in one piece
-    states = prefilled * _count_states(config, layout) * torch.float32.itemsize
-    # Without compiled operations, scores and some keys are copied as float32.
-    copied = size + torch.float32.itemsize
-    states += TOKENS_AT_A_TIME * slot // config.layers // size * copied
-    copied += torch.float32.itemsize
-    scores = heads * padded_prefix(prefix_tokens) * copied  # of one token
+    logits = config.vocab_size * LOGITS_COPIES * copy  # of one slot
+    prefilled = max(prefill_tokens, own_tokens)  # a prompt goes through the model in one piece
+    states = prefilled * _count_states(config, layout) * copy
+    if flash:
+        scores = layout.query_heads_per_rank * config.head_dim * FLASH_COPIES * (size + copy)
+    else:  # scores and some keys are copied as float32
+        states += TOKENS_AT_A_TIME * slot // config.layers // size * (size + copy)
+        scores = layout.query_heads_per_rank * padded_prefix(prefix_tokens) * (size + 2 * copy)
     free = available - weights - prefix - states
+    largest = min((free - prefilled * scores) // (slot + logits), free // (slot + logits + scores))
+    if slots is None:
+        wanted = int(min(MOST_SLOTS_ON_GPU, SHARE_OF_FITTING * largest)) if on_gpu else SLOTS_ON_CPU
+        slots = max(1, min(wanted, largest))
     return MemoryPlan(
         weights=weights,
         prefix=prefix,
@@ -88,10 +103,24 @@ def plan(
         # Prefill and decoding take turns.
         workspace=states + slots * logits + max(prefilled, slots) * scores,
         available=available,
-        largest_slots=min(
-            (free - prefilled * scores) // (slot + logits), free // (slot + logits + scores)
-        ),
+        largest_slots=largest,
     )
+
+
+def describe_gpus(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]) -> str:
+    """A table for people: what lies on each GPU, and the most slots, by the size of the GPUs.
+
+    `plan_for(degree, bytes available)` plans for a model that is spread over `degree` GPUs.
+    """
+    rows = []
+    for degree in degrees:
+        totals = [int(gib * GIB * USABLE_GPU_SHARE) for gib in GPU_SIZES]
+        plans = [plan_for(degree, total - gpu_reserve(total)) for total in totals]
+        lies = {name: getattr(plans[0], name) / GIB for name in ("weights", "prefix", "slot")}
+        fits = [str(max(plan.largest_slots, 0) or "none") for plan in plans]
+        names = [f"slots on {gib} GB" for gib in GPU_SIZES]
+        rows.append({"GPUs": degree} | lies | dict(zip(names, fits, strict=True)))
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f} GiB".format)
 
 
 def _count_weights(config: ModelConfig, layout: HeadLayout) -> int:

@@ -3,11 +3,13 @@
 N: tokens in the batch, C: hidden size. Sizes of heads and widths are one rank's share.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from fairscale.nn.model_parallel import layers
 from fairscale.nn.model_parallel.layers import VocabParallelEmbedding
 from torch import nn
 
@@ -149,6 +151,17 @@ class Transformer(nn.Module):
 
 def _leave_unset(weight: torch.Tensor) -> torch.Tensor:
     return weight
+
+
+@contextlib.contextmanager
+def uninitialised_layers() -> Iterator[None]:
+    """Within it, fairscale's layers don't make the whole model's weights to take their share."""
+    initialise = layers._initialize_affine_weight
+    layers._initialize_affine_weight = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        layers._initialize_affine_weight = initialise
 
 
 def _norm(config: ModelConfig) -> nn.RMSNorm:

@@ -1,26 +1,20 @@
 """What a step does between its matrix products, in plain PyTorch.
 
 This is the reference, and the way out where nothing faster runs: `compiled_operations` does the
-same in C loops, `flash_operations` the attention with PyTorch's own kernels on a GPU;
-`choose_operations` takes what the device can run. Shapes: N tokens, K key/value heads of G query
-heads each, D numbers in a head.
+same in C loops, `flash_operations` the attention with PyTorch's own kernels on a GPU. Shapes: N
+tokens, K key/value heads of G query heads each, D numbers in a head.
 """
 
-import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from engine.device import runs_flash_attention
 from engine.sampler import sample
 
 TOKENS_AT_A_TIME = 4  # in `own_attention`, which copies the keys that each of them sees
 PREFIX_ALIGNMENT = 32  # matrix products dislike odd sizes
-
-logger = logging.getLogger(__name__)
 
 
 def padded_prefix(tokens: int) -> int:
@@ -211,31 +205,3 @@ def rotary_embedding(
     rotated = torch.addcmul(rotated * cosines[:, None], swapped, sines[:, None])
     queries, keys = rotated.split((rotated.shape[1] - kv_heads, kv_heads), dim=1)
     return queries, keys, values
-
-
-def choose_operations(
-    device: torch.device, dtype: torch.dtype, head_dim: int, queries_per_kv_head: int
-) -> Operations:
-    """The fastest that the device can run."""
-    if runs_flash_attention(device, dtype, head_dim):
-        from torch.nn.attention.varlen import varlen_attn
-
-        from engine.flash_operations import FlashOperations
-
-        return FlashOperations(head_dim, varlen_attn)
-    if device.type == "cuda":
-        _say_plain_is_slow(device, dtype)
-        return Operations(head_dim)
-    from engine.compiled_operations import compile_operations
-
-    return compile_operations(head_dim, queries_per_kv_head, dtype) or Operations(head_dim)
-
-
-@functools.cache
-def _say_plain_is_slow(device: torch.device, dtype: torch.dtype) -> None:
-    logger.warning(
-        "%s in %s: FlashAttention needs compute capability 8.0 and 16-bit numbers, so attention "
-        "runs operator by operator, several times slower",
-        torch.cuda.get_device_name(device),
-        str(dtype).removeprefix("torch."),
-    )

@@ -1,8 +1,11 @@
 """CUDA graphs of the decoding step: without them, launching its small kernels takes longer."""
 
+import logging
 from collections.abc import Callable
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_RUNS = 2
 
@@ -11,31 +14,58 @@ Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class StepGraphs:
-    """One graph for each of a few numbers of slots, captured when first needed.
+    """One graph for each of a few numbers of slots.
 
     A step runs in the smallest graph that it fits. The rows beyond its sequences belong to free
-    slots, where nothing that they write is ever read.
+    slots, where nothing that they write is ever read. Before `capture`, and where that fails, the
+    step's operators are launched one by one.
     """
 
-    def __init__(self, step: Step, slots: int) -> None:
+    def __init__(self, step: Step, slots: int, device: torch.device) -> None:
         self._step = step
         self._batches = batch_sizes(slots)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._tokens = self._positions = torch.empty(0)
+        self._tokens = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._positions = torch.zeros_like(self._tokens)
         self._pool = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps run in graphs."""
+        return bool(self._graphs)
+
+    def capture(self, all_of_group: Callable[[bool], bool]) -> bool:
+        """Captures all graphs, or none on any rank of the group; says whether it did.
+
+        `all_of_group` tells of a rank's success whether all had it.
+        """
+        reason = None
+        try:
+            for batch in reversed(self._batches):  # the largest makes room for the others
+                self._graphs[batch] = self._capture(batch)
+        except RuntimeError as error:
+            reason = error
+        if not all_of_group(reason is None):
+            logger.warning(
+                "CUDA graphs could not be captured here, so steps are slower: %s",
+                "on another rank" if reason is None else str(reason).partition("\n")[0],
+            )
+            self.drop()
+        return self.captured
+
+    def drop(self) -> None:
+        """Goes on without graphs."""
+        self._graphs.clear()
 
     def run(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As the step itself; the logits are valid until the next run."""
-        if len(self._tokens) == 0:
-            self._tokens = tokens.new_zeros(self._batches[-1])
-            self._positions = positions.new_zeros(self._batches[-1])
+        if not self._graphs:
+            return self._step(tokens, positions)
         live = len(tokens)
         batch = next(size for size in self._batches if size >= live)
         self._tokens[:live] = tokens
         self._positions[:live] = positions
         self._positions[live:batch] = 0
-        if batch not in self._graphs:
-            self._graphs[batch] = self._capture(batch)
         graph, logits = self._graphs[batch]
         graph.replay()
         return logits[:live]

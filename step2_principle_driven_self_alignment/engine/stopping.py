@@ -14,8 +14,10 @@ class ResponseText:
 
     def __init__(self, prompt_format: PromptFormat = SELF_ALIGN) -> None:
         self._bytes = bytearray()
-        markers = prompt_format.reply_marker, prompt_format.end_marker
-        self._markers = [marker.encode() for marker in markers]  # still to be found, in this order
+        markers = (prompt_format.reply_marker, prompt_format.end_marker)
+        if not prompt_format.end_marker:
+            markers = ()  # nothing but end-of-sequence or a limit ends it
+        self._markers = [marker.encode() for marker in markers if marker]  # still to be found
         self._search_from = 0
         self._end: int | None = None
 
@@ -33,7 +35,7 @@ class ResponseText:
             # A reply may be empty: the line break that ends it can begin the next turn.
             self._search_from = found + len(marker)
             self._end = found if not self._markers else None
-        return True
+        return self._end is not None
 
     @property
     def text(self) -> str:

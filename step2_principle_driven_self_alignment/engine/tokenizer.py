@@ -4,7 +4,9 @@ Responses are put together from the bytes of their tokens, so that text is exact
 character or a marker is cut into tokens.
 """
 
+import base64
 import json
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import sentencepiece
 import tokenizers
 from user_error import UserError
 
-NAMES = ("tokenizer.model", "tokenizer.json")
+from engine.model_config import ConfigFile, find_tokenizer
+
+LLAMA_3_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>")
+LLAMA_3_SPECIALS = 256  # behind the ranked tokens; the model's file doesn't name them
 
 
 class Tokenizer(ABC):
@@ -84,41 +89,43 @@ class SentencePieceTokenizer(Tokenizer):
 class HuggingFaceTokenizer(Tokenizer):
     """A `tokenizer.json`, of the byte-level kind (Llama 3, Qwen) or SentencePiece's."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing more specific
-            raise UserError(f"{path} is not a tokenizer that can be read: {error}") from error
-        self._tokenizer.encode_special_tokens = True  # a user who spells "</s>" means the letters
-        settings = json.loads(path.read_text(encoding="utf-8"))
+    def __init__(self, tokenizer: tokenizers.Tokenizer, named: dict[str, object]) -> None:
+        """`named`: what a tokenizer_config.json says of BOS and EOS."""
+        self._tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True  # a user who spells "</s>" means the letters
+        # What a training run saved for itself: texts cut short, filled up, cut into random pieces.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None) is not None:
+            tokenizer.model.dropout = None
+        settings = json.loads(tokenizer.to_str())
         self._special = {t["id"] for t in settings.get("added_tokens", []) if t.get("special")}
         byte_level = '"ByteLevel"' in json.dumps(settings.get("decoder"))
         to_bytes = _byte_level_bytes if byte_level else _metaspace_bytes
         added = {t["id"] for t in settings.get("added_tokens", [])}
-        pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+        pieces = tokenizer.get_vocab(with_added_tokens=True)
         self.token_bytes = [b""] * (max(pieces.values()) + 1)
         for piece, token_id in pieces.items():
             if token_id not in self._special:
                 plain = piece.encode() if token_id in added else to_bytes(piece)
                 self.token_bytes[token_id] = plain
-        self.bos_id = self._find_bos(path.parent)
-        self.eos_ids = frozenset(self._named_token(path.parent, "eos_token"))
+        self.bos_id = self._find_bos(named)
+        self.eos_ids = frozenset(self._named_token(named, "eos_token"))
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def _find_bos(self, folder: Path) -> int | None:
+    def _find_bos(self, named: dict[str, object]) -> int | None:
         """The token that the model expects first: none for families such as Qwen."""
         first = self._tokenizer.encode("", add_special_tokens=True).ids
         if first and first[0] in self._special:
             return first[0]
-        config = _read_json(folder / "tokenizer_config.json")
-        if config.get("add_bos_token") is False:
+        if named.get("add_bos_token") is False:
             return None
-        return next(iter(self._named_token(folder, "bos_token")), None)
+        return next(iter(self._named_token(named, "bos_token")), None)
 
-    def _named_token(self, folder: Path, name: str) -> list[int]:
-        token = _read_json(folder / "tokenizer_config.json").get(name)
+    def _named_token(self, named: dict[str, object], name: str) -> list[int]:
+        token = named.get(name)
         content = token.get("content") if isinstance(token, dict) else token
         token_id = self._tokenizer.token_to_id(content) if content else None
         return [] if token_id is None else [token_id]
@@ -127,24 +134,54 @@ class HuggingFaceTokenizer(Tokenizer):
 def load_tokenizer(path: Path) -> Tokenizer:
     """Loads a tokenizer file, or the one in a model's folder; UserError if there is none.
 
-    A folder's `tokenizer.model` is preferred if SentencePiece can read it.
+    A folder's `tokenizer.model` is preferred if it can be read: SentencePiece's, or Llama 3's.
     """
-    candidates = [path / name for name in NAMES] if path.is_dir() else [path]
-    found = [file for file in candidates if file.is_file()]
-    if not found:
-        raise UserError(
-            f"no tokenizer at {path}; give a tokenizer.model or tokenizer.json with "
-            "--tokenizer_path, or a folder that holds one"
-        )
+    found = find_tokenizer(path)
     for file in found:
         if file.suffix == ".json":
-            return HuggingFaceTokenizer(file)
+            return _load_json(file)
         try:
+            if _is_tiktoken(file):
+                return _load_tiktoken(file)
             return SentencePieceTokenizer(file)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError) as error:
             if file == found[-1]:
-                raise UserError(f"{file} is not a SentencePiece model: {error}") from error
+                raise UserError(
+                    f"{file} is neither a SentencePiece model nor Llama 3's: {error}"
+                ) from error
     raise AssertionError("unreachable")
+
+
+def _load_json(file: Path) -> HuggingFaceTokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise UserError(f"{file} is not a tokenizer that can be read: {error}") from error
+    config = file.parent / "tokenizer_config.json"
+    named = ConfigFile(config).values if config.is_file() else {}
+    return HuggingFaceTokenizer(tokenizer, named)
+
+
+def _is_tiktoken(file: Path) -> bool:
+    """Whether lines are tokens in base64 and their ranks, as in Llama 3's tokenizer.model."""
+    with file.open("rb") as opened:
+        return re.fullmatch(rb"[A-Za-z0-9+/=]+ 0\r?\n", opened.readline(256)) is not None
+
+
+def _load_tiktoken(file: Path) -> HuggingFaceTokenizer:
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    class Converter(TikTokenConverter):
+        @staticmethod
+        def load_tiktoken_bpe(path: str) -> dict[bytes, int]:
+            lines = (line.split() for line in Path(path).read_bytes().splitlines() if line)
+            return {base64.b64decode(token): int(rank) for token, rank in lines}
+
+    begin, end = LLAMA_3_SPECIAL
+    reserved = [f"<|reserved_special_token_{i}|>" for i in range(LLAMA_3_SPECIALS - 2)]
+    special = [begin, end, *reserved]
+    tokenizer = Converter(vocab_file=str(file), extra_special_tokens=special).converted()
+    return HuggingFaceTokenizer(tokenizer, {"bos_token": begin, "eos_token": end})
 
 
 def _metaspace_bytes(piece: str) -> bytes:
@@ -167,7 +204,3 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 BYTE_OF_CHARACTER = _byte_level_alphabet()
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -29,6 +29,7 @@ def run_case(
     sampling: dict[str, Any],
     shares: bool = False,
     drain_after: int | None = None,
+    seeds: list[int] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Answers the requests; with `shares`, each data-parallel group only its part of them.
@@ -36,9 +37,13 @@ def run_case(
     With `drain_after`, the group's leader wants to drain after so many completions, and the other
     ranks, whose wish must not count, from the beginning.
 
+    With `seeds`, rank i samples with the i-th of them, as only a broken machine would.
+
     Returns `completions`: id -> (finish_reason, text, prompt_tokens, output_ids), in the order in
     which they finished, and `logits`: id -> [draws, vocabulary].
     """
+    if seeds is not None:
+        sampling = {**sampling, "seed": seeds[int(os.environ.get("RANK", "0"))]}
     drawing = SamplingSettings(**sampling)
     engine = Engine(
         EngineSettings(Path(model_dir), prefix_text, sampling=drawing, **settings),

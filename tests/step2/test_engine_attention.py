@@ -8,8 +8,9 @@ import pytest
 import torch
 from engine.attention import CachedAttention, CacheShape, KeyValueCache, PrefixPiece
 from engine.compiled_operations import compile_operations
+from engine.decoder import choose_operations
 from engine.flash_operations import FlashOperations
-from engine.operations import Operations, choose_operations
+from engine.operations import Operations
 from step2.operation_runs import varlen_attn
 
 CPU = torch.device("cpu")

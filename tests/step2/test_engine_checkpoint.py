@@ -134,6 +134,18 @@ def test_a_file_that_was_cut_is_named(folder):
         load(folder)
 
 
+def test_a_git_lfs_pointer_in_place_of_weights_is_told_as_such(folder):
+    """Pins "header too large" for what a clone without Git LFS has."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(UserError, match=r"model\.safetensors is a Git LFS pointer, .*lfs pull"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(pointer)
+    with pytest.raises(UserError, match=r"index\.json is a Git LFS pointer, .*lfs pull"):
+        load(folder)
+
+
 def test_a_folder_without_safetensors_is_named(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"must lie in .* as safetensors"):

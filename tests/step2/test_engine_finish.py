@@ -3,6 +3,7 @@
 The recited texts are cut into tokens where it hurts: in the middle of markers and characters.
 """
 
+import json
 import shutil
 
 import pytest
@@ -189,28 +190,55 @@ def test_the_tokenizer_of_another_model_is_refused(tiny_model):
         make_engine(tiny_model("llama2"), tokenizer_path=tiny_model("llama3") / "tokenizer.json")
 
 
-@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_llama_1_is_refused_by_its_name_as_it_cannot_hold_the_prompt(tiny_model, tmp_path):
+    params = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-6}
+    (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": -1}))
+    shutil.copy(tiny_model("llama2") / "tokenizer.model", tmp_path)
+    with pytest.raises(
+        UserError, match=r"is 2048; by its params\.json this is LLaMA 1, which can't"
+    ):
+        make_engine(tmp_path, max_own_tokens=2048)
+
+
+def spoil(folder, target, tensor, change):
+    """A copy of a model's folder with a changed tensor."""
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    change(weights[tensor])
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
 @pytest.mark.parametrize(
     ("dtype", "tensor", "factor", "message"),
     [
-        (
-            "float32",
-            "model.norm.weight",
-            torch.nan,
-            r"NaN in the response to '1', after 0 tokens: .* damaged",
-        ),
-        ("float16", "model.layers.0.mlp.down_proj.weight", 1e6, r"too large for float16; give --"),
+        ("float32", "model.norm.weight", torch.nan, "the weights are damaged"),
+        ("float32", "model.layers.1.self_attn.q_proj.weight", torch.nan, "weights are damaged"),
+        ("bfloat16", "model.layers.1.self_attn.k_proj.weight", torch.nan, "weights are damaged"),
+        ("float16", "model.layers.0.mlp.down_proj.weight", 1e6, "too large for float16; give --"),
     ],
 )
-def test_logits_that_are_no_numbers_end_the_run(
-    tiny_model, tmp_path, temperature, dtype, tensor, factor, message
+def test_logits_that_are_no_numbers_end_the_run_before_it_begins(
+    tiny_model, tmp_path, dtype, tensor, factor, message
 ):
-    """Rather than fill a data set with what they draw."""
-    folder = shutil.copytree(tiny_model("llama2"), tmp_path / "broken")
-    weights = load_file(folder / "model.safetensors")
-    weights[tensor] *= factor
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    """Pins NaN in queries or keys, which the compiled attention swallowed, giving wrong text."""
+    folder = spoil(tiny_model("llama3"), tmp_path / "broken", tensor, lambda w: w.mul_(factor))
+    with pytest.raises(UserError, match=f"NaN behind the principle prompt: .*{message}"):
+        make_engine(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_logits_that_are_no_numbers_end_the_run_in_the_midst_of_it(
+    tiny_model, tmp_path, temperature
+):
+    """Rather than fill a data set with what they give: here only a prompt's own word is broken."""
+    model = tiny_model("llama2")
+    engine = make_engine(model)
+    unused = engine.tokenizer.encode_continuation(" 7", "User:")[-1]
+    assert unused not in engine.tokenizer.encode_prefix(PREFIX)
+    embedding, norms = "model.embed_tokens.weight", lambda w: w[unused].fill_(torch.nan)
+    folder = spoil(model, tmp_path / "broken", embedding, norms)
     sampling = SamplingSettings(temperature=temperature, max_new_tokens=24)
-    engine = make_engine(folder, dtype=dtype, sampling=sampling)
-    with pytest.raises(UserError, match=message):
-        list(engine.generate([Request("1", "Yes?")]))
+    engine = make_engine(folder, sampling=sampling)
+    with pytest.raises(UserError, match=r"NaN in the response to '1', after 0 tokens: .* damaged"):
+        list(engine.generate([Request("1", " 7")]))

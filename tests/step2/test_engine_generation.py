@@ -80,6 +80,14 @@ def test_two_processes_tell_the_story_and_draw_the_same_tokens(
     assert dict(drained).items() <= alone.items()
 
 
+@pytest.mark.slow
+def test_ranks_that_sample_differently_stop_instead_of_hanging(tiny_model, tmp_path):
+    sampling = {**SAMPLED["sampling"], "max_new_tokens": 24}
+    case = {**SAMPLED, "sampling": sampling, "slots": 8, "seeds": [7, 8]}
+    with pytest.raises(AssertionError, match=r"ranks of a group have come apart: rank 1 of group"):
+        launch(2, [{**case, "model_dir": str(tiny_model("llama3"))}], tmp_path)
+
+
 def test_the_same_tokens_in_a_batch_of_1_and_of_64(tiny_model, alone):
     assert run_case(str(tiny_model("llama3")), **SAMPLED, slots=64)["completions"] == alone
     drawn = [ids for *_, ids in alone.values()]

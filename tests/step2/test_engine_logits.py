@@ -113,7 +113,7 @@ def test_logits_do_not_depend_on_whether_a_prefix_is_filled_in_pieces(tiny_model
     from engine import decoder
 
     folder = tiny_model("qwen3")
-    monkeypatch.setattr(decoder, "PREFILL_TOKENS", 17)
+    monkeypatch.setattr(decoder, "prefill_tokens", lambda device: 17)
     result = run_case(str(folder), **CASE)
     assert_equal_logits(result, reference_logits(folder, result))
 

@@ -1,5 +1,6 @@
 """The memory plan against what the engine really allocates, and what it refuses."""
 
+import json
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from engine import device as device_module
 from engine.attention import KeyValueCache
 from engine.decoder import Decoder
 from engine.device import available_memory
-from engine.engine import Engine, EngineSettings, SamplingSettings, plan_memory
+from engine.engine import Engine, EngineSettings, SamplingSettings, describe_gpus, plan_memory
 from engine.head_layout import plan_heads
 from engine.memory_plan import plan
 from engine.model_config import ModelConfig
@@ -36,9 +37,10 @@ def settings(folder, **changes):
     return EngineSettings(folder, "# Rules\nUser:", sampling=sampling, **{**common, **changes})
 
 
-def plan_7b(ranks=1, available=80 * GIB, slots=64):
-    sizes = {"prefix_tokens": 2560, "slots": slots, "own_tokens": 768, "available": available}
-    return plan(LLAMA_2_7B, plan_heads(32, 32, ranks), torch.bfloat16, **sizes)
+def plan_7b(ranks=1, available=80 * GIB, slots=64, **others):
+    sizes = {"prefix_tokens": 2560, "own_tokens": 768, "prefill_tokens": 512}
+    sizes |= {"slots": slots, "available": available}
+    return plan(LLAMA_2_7B, plan_heads(32, 32, ranks), torch.bfloat16, **sizes, **others)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,6 +102,41 @@ def test_too_many_slots_are_refused_before_any_weight_is_read(tiny_model, tmp_pa
         Engine(settings(tmp_path, slots=10**9))
     shown = str(plan_memory(settings(tmp_path)))
     assert re.search(r"weights .* prefix .* 5 slots .* workspace .* the most slots that fit", shown)
+
+
+@pytest.mark.parametrize(("available", "expected"), [(20, 12), (40, 60), (640, 512)])
+def test_slots_left_open_are_as_many_as_are_of_use_on_a_gpu(available, expected):
+    """Pins 64 slots everywhere, which used a fifth of a large GPU."""
+    planned = plan_7b(available=available * GIB, slots=None, on_gpu=True, flash=True)
+    assert planned.slots == expected
+    assert planned.slots == min(512, int(0.9 * planned.largest_slots))
+    planned.check()
+
+
+def test_slots_left_open_on_a_cpu():
+    assert plan_7b(available=640 * GIB, slots=None).slots == 64
+    little = plan_7b(available=18 * GIB, slots=None)
+    assert little.slots == little.largest_slots < 64
+    with pytest.raises(UserError, match="not even one slot fits"):
+        plan_7b(available=10 * GIB, slots=None).check()
+
+
+def test_the_gpus_that_would_do_are_told_without_one(tiny_model, tmp_path):
+    """Needs config and tokenizer only."""
+    for name in ("config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((tiny_model("llama2") / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    large = {"hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8}
+    large |= {"head_dim": 128, "intermediate_size": 28672, "num_hidden_layers": 80}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **large, "dtype": "bfloat16"}))
+    told = describe_gpus(settings(tmp_path, dtype="auto"))
+    rows = {line.split()[0]: line.split() for line in told.splitlines()[2:]}
+    assert rows["8"][1:7:2] == ["15.942", "0.001", "0.003"]  # GiB: weights, prefix, a slot
+    assert "bfloat16" in told
+    assert [*rows] == ["1", "2", "4", "8"]
+    assert rows["1"][-4:] == ["none"] * 4
+    assert int(rows["4"][-4]) > 512 and rows["4"][-2:] == ["none"] * 2
+    assert int(rows["8"][-4]) > int(rows["8"][-3]) > int(rows["8"][-2]) > 64
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):

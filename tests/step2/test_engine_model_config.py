@@ -109,7 +109,14 @@ def test_metas_params(tmp_path):
         ({"model_type": None}, "model_type None is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'; only 'silu'"),
         ({"mlp_bias": True}, "mlp_bias is set"),
-        ({"use_sliding_window": True}, "use_sliding_window is set"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is set"),
+        ({"num_hidden_layers": 0}, r"config\.json: num_hidden_layers is 0; it must be a whole"),
+        ({"hidden_size": "4096"}, "hidden_size is '4096'; it must be a whole number above 0"),
+        ({"vocab_size": [32000]}, r"vocab_size is \[32000\]; it must be a whole number"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny'; it must be a number above 0"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan; it must be a number above 0"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'; it must be true or false"),
+        ({"rope_scaling": 8}, "holds no settings: it must be a JSON object"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "'yarn' is not supported; .*llama3"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4}}, "does not tell low_freq_factor"),
@@ -128,8 +135,14 @@ def test_damaged_and_missing_configs_are_named(tmp_path):
     (tmp_path / "params.json").write_text("{")
     with pytest.raises(UserError, match=r"params\.json is not valid JSON"):
         load_model_config(tmp_path)
-    with pytest.raises(UserError, match=r"params\.json does not tell n_heads, norm_eps"):
+    with pytest.raises(UserError, match=r"params\.json does not tell n_heads"):
         load(tmp_path, {"dim": 8, "n_layers": 2}, "params.json")
+    with pytest.raises(UserError, match=r"params\.json holds no settings: it must be a JSON"):
+        load(tmp_path, [1, 2], "params.json")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (tmp_path / "params.json").write_text(pointer)
+    with pytest.raises(UserError, match=r"params\.json is a Git LFS pointer, .*git lfs pull"):
+        load_model_config(tmp_path)
     with pytest.raises(UserError, match="does not tell multiple_of"):
         params = {name: META_7B[name] for name in META_7B if name != "multiple_of"}
         load(tmp_path, params, "params.json")
@@ -137,3 +150,35 @@ def test_damaged_and_missing_configs_are_named(tmp_path):
 
 def test_a_config_is_plain_data(tmp_path):
     assert json.dumps(asdict(load(tmp_path, LLAMA_2)))
+
+
+def test_settings_that_a_family_does_not_know_are_passed_over(tmp_path):
+    """As transformers does: Qwen 2 always has its biases, Mistral never, whatever is written."""
+    for family, biased in (("qwen2", True), ("mistral", False)):
+        for written in (True, False):
+            config = {**LLAMA_2, "model_type": family, "attention_bias": written, "mlp_bias": True}
+            loaded = load(tmp_path, config)
+            assert (loaded.qkv_bias, loaded.output_bias) == (biased, False)
+
+
+def test_a_byte_order_mark_and_an_end_of_sequence_that_is_none(tmp_path):
+    text = "\ufeff" + json.dumps({**LLAMA_2, "eos_token_id": [2, -1]})
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    assert load_model_config(tmp_path).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        META_7B,
+        {**META_7B, "dim": 6656, "n_heads": 52, "n_layers": 60, "norm_eps": 1e-5},
+        {**META_70B, "n_kv_heads": None, "ffn_dim_multiplier": None, "multiple_of": 256},
+    ],
+)
+def test_llama_1_is_told_from_llama_2(tmp_path, params):
+    config = load(tmp_path, params, "params.json")
+    assert (config.family, config.max_positions) == ("LLaMA 1", 2048)
+    assert config.feed_forward_size in (11008, 17920, 22016)
+    assert load(tmp_path, {**params, "max_seq_len": 4096}, "params.json").max_positions == 4096
+    llama_2 = load(tmp_path, {**META_7B, "norm_eps": 1e-5}, "params.json")
+    assert (llama_2.family, llama_2.max_positions) == ("llama", 4096)

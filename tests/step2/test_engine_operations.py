@@ -3,7 +3,8 @@
 import pytest
 import torch
 from engine.compiled_operations import CompiledOperations, compile_operations
-from engine.operations import Operations, choose_operations
+from engine.decoder import choose_operations
+from engine.operations import Operations
 from step2.operation_runs import run
 
 CPU = torch.device("cpu")

@@ -1,5 +1,6 @@
 """Tokenizers: one BOS, continuations that fit the prefix, and bytes that spell the text."""
 
+import base64
 import json
 import random
 
@@ -137,8 +138,72 @@ def test_a_missing_tokenizer_and_one_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer at .*--tokenizer_path"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(UserError, match=r"tokenizer\.model is not a SentencePiece model"):
+    with pytest.raises(UserError, match=r"tokenizer\.model is neither a SentencePiece model nor L"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_a_git_lfs_pointer_is_told_as_such(tmp_path):
+    for name in ("tokenizer.model", "tokenizer.json"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        with pytest.raises(UserError, match=rf"{name} is a Git LFS pointer, .*`git lfs pull`"):
+            load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_level_without_bos"])
+def test_what_a_training_run_left_in_a_tokenizer_json_is_not_obeyed(tmp_path, kind, prefix):
+    """Pins 513 of a principle prompt's 2,340 tokens, without a word."""
+    TOKENIZERS[kind](tmp_path)
+    expected = load_tokenizer(tmp_path).encode_prefix(prefix)
+    path = tmp_path / "tokenizer.json"
+    settings = json.loads(path.read_text())
+    settings["truncation"] = {
+        "direction": "Right",
+        "max_length": 16,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    settings["padding"] = {
+        "strategy": {"Fixed": 4096},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": END,
+    }
+    settings["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(settings))
+    for _ in range(3):
+        assert load_tokenizer(tmp_path).encode_prefix(prefix) == expected
+
+
+def test_metas_tokenizer_is_found_one_folder_up(tmp_path):
+    """As LLaMA 2's download has it; not above other folders, whose neighbours are strangers."""
+    TOKENIZERS["sentencepiece"](tmp_path)
+    model = tmp_path / "llama-2-7b"
+    model.mkdir()
+    with pytest.raises(UserError, match=r"no tokenizer at .*llama-2-7b"):
+        load_tokenizer(model)
+    (model / "params.json").write_text("{}")
+    assert load_tokenizer(model).encode_prefix("Hi") == load_tokenizer(tmp_path).encode_prefix("Hi")
+
+
+def test_llama_3s_own_tokenizer_model_equals_its_tokenizer_json(tmp_path):
+    """Meta's file holds the tokens in base64 by rank; the special ones follow, unnamed."""
+    TOKENIZERS["byte_level"](tmp_path)
+    theirs = load_tokenizer(tmp_path)
+    ranked = [token for token in theirs.token_bytes if token]
+    assert theirs.token_bytes[: len(ranked)] == ranked, "the test wants special tokens at the end"
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranked)]
+    (tmp_path / "tokenizer.model").write_text("".join(lines))
+    ours = load_tokenizer(tmp_path)
+    assert ours.vocab_size == len(ranked) + 256
+    assert (ours.bos_id, ours.eos_ids) == (len(ranked), {len(ranked) + 1})
+    assert ours.token_bytes[: len(ranked)] == ranked and not any(ours.token_bytes[len(ranked) :])
+    for text in (*TEXTS, " Print <|begin_of_text|> and <|end_of_text|>."):
+        continuation = ours.encode_continuation(text, "User:")
+        assert spelled(ours, continuation) == text
+        assert continuation == theirs.encode_continuation(text, "User:")
+    assert ours.encode_prefix(training_text())[1:] == theirs.encode_prefix(training_text())[1:]

@@ -205,6 +205,22 @@ def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(generate, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_needs_no_weights(generate, arguments, tiny_base_model, tmp_path, caplog):
+    """A plan before the hours of the download; what is there is checked as a run would."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.model"):
+        (folder / name).write_bytes((tiny_base_model / name).read_bytes())
+    caplog.set_level("INFO")
+    assert generate(*arguments, "--model_dir", folder, "--dry_run") == 0
+    assert "holds no weights yet" in caplog.text
+    assert "slots on 80 GB" in caplog.text and "memory on each rank" in caplog.text
+    assert generate(*arguments, "--model_dir", folder) == 2
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert generate(*arguments, "--model_dir", folder, "--dry_run") == 2
+    assert "model.safetensors is a Git LFS pointer" in caplog.text
+
+
 def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
     assert generate(*arguments, "--dry_run", "--slots", "1000000") == 2
     assert "or fewer" in caplog.text
@@ -375,17 +391,28 @@ def test_an_error_of_rank_0_ends_every_rank_with_one_line(repository, arguments,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--temperature", "-1"), "--temperature is -1"),
-        (("--top_p", "0"), "--top_p is 0"),
-        (("--top_p", "1.5"), "--top_p is 1.5"),
-        (("--slots", "0"), "--slots is 0"),
-        (("--limit", "0"), "--limit is 0"),
-        (("--group_size", "0"), "--group_size is 0"),
+        (("--temperature", "-1"), "--temperature: -1 is out of range; give 0 or more"),
+        (("--temperature", "nan"), "--temperature: nan is out of range"),
+        (("--temperature", "inf"), "--temperature: inf is out of range"),
+        (("--temperature", "warm"), "--temperature: invalid float value: 'warm'"),
+        (("--top_p", "0"), "--top_p is 0; give more than 0"),
+        (("--top_p", "1.5"), "--top_p: 1.5 is out of range; give 0 to 1"),
+        (("--top_p", "nan"), "--top_p: nan is out of range"),
+        (("--slots", "0"), "--slots: 0 is out of range; give 1 or more"),
+        (("--max_new_tokens", "0"), "--max_new_tokens: 0 is out of range"),
+        (("--max_own_tokens", "-5"), "--max_own_tokens: -5 is out of range"),
+        (("--seed", "1.5"), "--seed: invalid int value"),
+        (("--limit", "0"), "--limit: 0 is out of range"),
+        (("--show", "-1"), "--show: -1 is out of range"),
+        (("--max_repeated_share", "nan"), "--max_repeated_share: nan is out of range"),
+        (("--max_repeated_share", "7"), "--max_repeated_share: 7 is out of range; give 0 to 1"),
+        (("--group_size", "0"), "--group_size: 0 is out of range"),
         (("--group_size", "2", "--group_rank", "2"), "beyond --group_size 2"),
-        (("--group_rank", "-1"), "--group_rank is -1"),
+        (("--group_rank", "-1"), "--group_rank: -1 is out of range"),
         (("--output_file", "run.json"), "ends with .jsonl"),
+        (("--output_file", ""), "ends with .jsonl"),
         (("--tensor_parallel", "2"), "--tensor_parallel 2"),
-        (("--tensor_parallel", "0"), "--tensor_parallel"),
+        (("--tensor_parallel", "0"), "--tensor_parallel: 0 is out of range"),
         (("--temp", "1"), "unrecognized arguments: --temp"),
     ],
 )
@@ -396,6 +423,22 @@ def test_usage_errors(generate, capsys, tmp_path, flags, message):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 2 and "--help" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WORLD_SIZE", "abc", "WORLD_SIZE is 'abc'"),
+        ("RANK", "first", "RANK is 'first'"),
+        ("RANK", "1", "RANK is 1 and WORLD_SIZE 1"),
+    ],
+)
+def test_what_a_launcher_sets_is_checked(run_script, name, value, message):
+    required = ("--model_dir", "m", "--input_file", "p.json", "--output_file", "run.jsonl")
+    done = run_script(SCRIPT, *required, env={name: value})
+    assert done.returncode == 2
+    if name == "WORLD_SIZE":  # another rank than 0 leaves the word to rank 0
+        assert message in done.stderr and len(done.stderr.splitlines()) == 2
 
 
 def test_rank_0_alone_names_a_wrong_flag(run_script):
@@ -425,20 +468,90 @@ def test_flags_are_answered_before_anything_heavy_is_imported(flags, repository)
     assert float(done.stderr.splitlines()[-1]) < 0.3
 
 
-def test_what_is_missing_is_named_in_one_line(run_script, tmp_path, repository):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"instruction": "Hi"}')
-    model = repository / "scripts" / "tiny_base_model" / "nowhere"
-    for flags, message in [
-        (("--input_file", tmp_path / "none.json"), "no such prompt file"),
-        (("--input_file", prompts), f"{model} is no folder"),
-        (("--input_file", prompts, "--prompt_file", tmp_path / "none.txt"), "--prompt_file"),
-    ]:
-        output = tmp_path / "out" / "run.jsonl"
-        done = run_script(SCRIPT, "--model_dir", model, "--output_file", output, *flags)
-        assert done.returncode == 2
-        assert message in done.stderr and len(done.stderr.splitlines()) == 1
-        assert not output.parent.exists()
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n"
+MODEL, PROMPTS_FLAG, PROMPT = "--model_dir", "--input_file", "--prompt_file"
+OPENING, BLACKLIST, OUTPUT = "--required_opening_file", "--blacklist_file", "--output_file"
+BAD_INPUTS = [  # flag, file's name, its content (None: it isn't there), exit code, the line
+    (MODEL, "nowhere", None, 2, "nowhere is no folder; --model_dir takes"),
+    (MODEL, "empty/x", "", 2, "has neither config.json nor params.json"),
+    ("--tokenizer_path", "none.model", None, 2, "no tokenizer at "),
+    (PROMPTS_FLAG, "none.json", None, 2, "no such prompt file"),
+    (PROMPTS_FLAG, "p.json", "[]", 2, "is empty: no prompts to answer"),
+    (PROMPTS_FLAG, "p.json", '[{"instruction": "a"}, {"instr', 2, "row 2: malformed JSON"),
+    (PROMPTS_FLAG, "p.jsonl", '{"prompt": "a"}', 2, "row 1: no field 'instruction'"),
+    (PROMPTS_FLAG, "p.jsonl", '{"instruction": "a"}'.encode("utf-16"), 2, "row 1: malformed"),
+    (PROMPTS_FLAG, "p.parquet", LFS_POINTER, 2, "`git lfs pull` fetches it"),
+    (PROMPTS_FLAG, "p.csv", "a", 2, "prompts are read from .json"),
+    (PROMPT, "none.txt", None, 2, "--prompt_file {path}: there is no such file"),
+    (PROMPT, "p.txt", "", 2, "is empty"),
+    (PROMPT, "p.txt", "Be good.", 2, "it must end with 'User:'"),
+    (PROMPT, "p.txt", "Be good.\n\nUser:".encode("utf-16"), 2, "is not UTF-8"),
+    (PROMPT, "p.txt", b"Be g\xf6\xf6d.\n\nUser:", 2, "is not UTF-8"),
+    (OPENING, "none.txt", None, 2, "--required_opening_file {path}: there is no such file"),
+    (OPENING, "o.txt", "one\ntwo", 2, "has 2 lines; it must hold one"),
+    (OPENING, "o.txt", "Before".encode("utf-16"), 2, "is not UTF-8"),
+    (BLACKLIST, "none.txt", None, 2, "--blacklist_file {path}: there is no such file"),
+    (BLACKLIST, "b.txt", "\tno phrase", 2, "line 1: no phrase before the tab"),
+    (OUTPUT, "file/run.jsonl", "is in the way of the folder", 1, "file exists; move it away"),
+]
+
+
+@pytest.mark.parametrize(("flag", "name", "content", "code", "line"), BAD_INPUTS)
+def test_bad_inputs_end_with_one_line(
+    generate, arguments, tmp_path, caplog, flag, name, content, code, line
+):
+    """Before any model is loaded, with the file, what is wrong and what to do; nothing changes."""
+    path = tmp_path / name
+    if flag == OUTPUT:
+        write(path.parent, content)
+    elif content is not None:
+        write(path, content)
+        path = path.parent if flag == MODEL else path
+    before = sorted(tmp_path.rglob("*"))
+    if flag in arguments:
+        arguments[arguments.index(flag) + 1] = path
+    else:
+        arguments += [flag, path]
+    assert generate(*arguments) == code
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert line.format(path=path) in message and len(message.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_marks_that_editors_put_in_front_are_no_part_of_a_text(
+    generate, arguments, inputs, tmp_path, reference, repository
+):
+    """With a byte-order mark in the required opening, every response was given up."""
+    for flag, source in (
+        (PROMPT, inputs / "short_prompt.txt"),
+        (OPENING, repository / "prompts" / "required_opening.txt"),
+        (BLACKLIST, repository / "prompts" / "exemplar_blacklist.txt"),
+    ):
+        text = "\ufeff" + source.read_text().replace("\n", "\r\n")
+        arguments += [flag, write(tmp_path / source.name, text)]
+    assert generate(*arguments, "--limit", 5) == 0
+    found = responses(tmp_path / "out/run.jsonl")
+    assert found == {prompt_id: reference[prompt_id] for prompt_id in sorted(reference)[:5]}
+
+
+def test_a_generation_that_keeps_nothing_says_so(generate, arguments, tmp_path, caplog):
+    opening = write(tmp_path / "opening.txt", "Nobody opens like this.")
+    assert generate(*arguments, "--limit", 8, OPENING, opening) == 0
+    assert "NOT ONE of 8 responses is accepted" in caplog.text
+    assert "8 wrong_opening" in caplog.text
+
+
+def test_a_damaged_manifest_is_one_line(generate, arguments, tmp_path, caplog):
+    manifest = write(tmp_path / "out" / "run.manifest.json", "{}")
+    assert generate(*arguments) == 2
+    assert "run.manifest.json is not a run's manifest: it lacks model_config" in caplog.text
+    assert manifest.read_text() == "{}"
 
 
 def wait_for_responses(output_file, count, process, seconds=60):
