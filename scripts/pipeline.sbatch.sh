@@ -66,7 +66,7 @@ refuse_problems() { # of all stages, before the first job
   need_model
   need_data_dir
   problem=$(problem_of_python "$PYTHON")
-  [[ ! $problem ]] || problems+=("$problem")
+  if [[ $problem ]]; then problems+=("$problem"); else check_arguments; fi
   [[ $ARRAY_TASKS =~ ^[1-9][0-9]*$ ]] || problems+=("ARRAY_TASKS is '$ARRAY_TASKS': give 1 or more")
   [[ -f ${DATA_DIR:-}/merged_prompts.json ]] || need_collections
   if ((${#problems[@]})); then
@@ -105,6 +105,23 @@ need_collections() { # a name with / that begins at this folder or the root is a
     [[ ! $collection =~ ^[./]|\.(json|jsonl|parquet|gz)$ || -e $collection ]] ||
       problems+=("there is no file or folder $collection")
   done
+}
+
+check_arguments() { # that a stage would refuse hours later
+  local missing=$ROOT/no_such_data.json step2=step2_principle_driven_self_alignment
+  declare -a merge_arguments="(${MERGE_ARGUMENTS:-})"
+  try GENERATION_ARGUMENTS "$step2/generate_self_align_response.py" --model_dir "${MODEL_DIR:-}" \
+    --output_file "$NAME.jsonl" "${generation_arguments[@]}" --input_file "$missing"
+  try MERGE_ARGUMENTS "$step2/merge_and_filter_self_align_with_dummy.py" --output_file "$NAME.json" \
+    "${merge_arguments[@]}" --data_file_pattern "$missing"
+  try FINETUNING_ARGUMENTS step3_principle_engraving/finetune.py --model_name_or_path "${MODEL_DIR:-}" \
+    --output_dir "$NAME" "${finetuning_arguments[@]}" --data_file "$missing"
+}
+
+try() { # VARIABLE SCRIPT ARGUMENT...: the script must complain of nothing but its missing data
+  local answer
+  answer=$("$PYTHON" "$ROOT/$2" "${@:3}" 2>&1 || true)
+  [[ $answer == *no_such_data.json* || ! -d ${MODEL_DIR:-} ]] || problems+=("$1: ${answer%%$'\n'*}")
 }
 
 submit() { # JOB_BEFORE OPTION_OR_FILE...: the number of the job

@@ -28,10 +28,11 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 
 def python_that_fails(folder: Path) -> Path:
-    """An interpreter that has all packages and runs none of the stages."""
+    """An interpreter that has all packages, and inside a job runs none of the stages."""
     program = folder / "python"
     program.write_text(
-        f'#!/bin/sh\ncase $1 in *missing_packages.py) exec {sys.executable} "$@" ;; esac\nexit 1\n'
+        '#!/bin/sh\ncase "$SLURM_JOB_ID:$1" in\n'
+        f':* | *missing_packages.py) exec {sys.executable} "$@" ;;\nesac\nexit 1\n'
     )
     program.chmod(0o755)
     return program

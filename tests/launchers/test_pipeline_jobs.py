@@ -110,6 +110,16 @@ def test_what_later_jobs_would_lack_is_said_before_the_first(slurm_launch, tmp_p
     assert len(done.stdout.splitlines()) == 1 + len(wanted)
 
 
+def test_arguments_that_a_stage_would_refuse_are_refused_first(slurm_launch):
+    (slurm_launch.data / "merged_prompts.json").write_text("[]")
+    settings = {"GENERATION_ARGUMENTS": "--slot 3", "FINETUNING_ARGUMENTS": "--lora_r many"}
+    done = slurm_launch.run(*PIPELINE, **settings, MERGE_ARGUMENTS="--max_repeated_share nan")
+    assert done.returncode == 2
+    wanted = ("--slot 3", "--max_repeated_share", "--lora_r")
+    assert all(part in done.stdout for part in wanted), done.stdout
+    assert len(done.stdout.splitlines()) == 1 + len(wanted)
+
+
 def outputs(launch):
     """What the jobs wrote."""
     return "\n".join(path.read_text() for path in sorted(launch.data.glob("logs/*.out")))
