@@ -311,6 +311,7 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     counts = [
         len(tokenizer.encode_continuation(text, work.dialogue.ends_with)) for text in own_parts
     ]
+    prefix = tokenizer.encode_prefix(work.principle_prompt, after_bos=work.dialogue.after_bos)
     room = args.max_own_tokens - args.max_new_tokens
     plan = plan_memory(settings)
     logger.info("%s", plan)
@@ -320,7 +321,7 @@ def show_dry_run(args: argparse.Namespace, work: LaunchWork) -> int:
     logger.info(
         "principle prompt: %d tokens; %d user prompts in this group: %d to %d tokens each, "
         "%d in all, %d too long for the %d that leave room for --max_new_tokens",
-        *(len(tokenizer.encode_prefix(work.principle_prompt)), len(counts)),
+        *(len(prefix), len(counts)),
         *(min(counts, default=0), max(counts, default=0), sum(counts)),
         *(sum(count > room for count in counts), room),
     )

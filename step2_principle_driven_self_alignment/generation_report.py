@@ -152,9 +152,10 @@ class GenerationReport:
         self._writer.show(lambda: last)
         reasons = ", ".join(f"{self.finish_reasons[name]} {name}" for name in FINISH_REASONS)
         logger.info(
-            "%s: %d of %d prompts answered; in this launch %d (%s), of which %d accepted",
+            "%s: %d of %d prompts answered; in this launch %d (%s)%s",
             "done" if self.finished else "stopped, start again to go on",
-            *(self.answered, self.assigned, self.finish_reasons.total(), reasons, self.kept),
+            *(self.answered, self.assigned, self.finish_reasons.total(), reasons),
+            f", of which {self.kept} accepted" if self._filter else "",
         )
         if self.finish_reasons.total() < ENOUGH_TO_TELL:
             self._warn_if_all_are_rejected()

@@ -32,6 +32,7 @@ class PromptFormat:
     end_marker: str = "\nUser:"  # ends the response; empty: end-of-sequence or the limit does
     rules: str = "self_align"
     forbid_eos: bool = False  # end-of-sequence gets no probability
+    after_bos: bool = False  # the prompt stands behind <s> as in a chat template, without a blank
 
     @property
     def codename(self) -> str:
@@ -88,15 +89,15 @@ def _checked_format(content: dict[str, Any]) -> PromptFormat:
         if type(value) is not known[name]:
             wanted = "true or false" if known[name] is bool else "a text in quotes"
             raise ValueError(f"{name} is {value!r}; give {wanted}")
-    optional = {"reply_marker": "", "end_marker": ""}
+    optional = {"reply_marker": "", "end_marker": "", "after_bos": False}
     missing = [name for name in known if name not in content and name not in optional]
     if missing:
-        raise ValueError(f"no field {missing[0]!r}; only {' and '.join(optional)} may be left out")
+        raise ValueError(f"no field {missing[0]!r}; only {', '.join(optional)} may be left out")
     found = PromptFormat(**{**optional, **content})
     if found.rules not in RULES:
         raise ValueError(f"rules is {found.rules!r}; give {' or '.join(map(repr, RULES))}")
     if found.rules == "self_align":
-        for name in optional:
+        for name in ("reply_marker", "end_marker"):
             if not getattr(found, name).strip():
                 raise ValueError(f"{name} is empty, and the rules of 'self_align' look for it")
         if found.forbid_eos:

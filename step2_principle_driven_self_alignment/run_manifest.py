@@ -70,7 +70,8 @@ class RunManifest:
             _check_content(cls, content)
         except ValueError as error:
             raise UserError(f"{path} is not a run's manifest: {error}. {DAMAGED}") from None
-        return cls(**content)
+        told = asdict(PromptFormat(**content.get("prompt_format", {})))
+        return cls(**{**content, "prompt_format": told})
 
     def save(self, path: Path) -> None:
         """Writes the manifest beside and renames it."""

@@ -114,7 +114,8 @@ def _prepare(settings: EngineSettings) -> _Launch:
     folder = Path(settings.model_dir)
     config = load_model_config(folder)
     tokenizer = load_tokenizer(Path(settings.tokenizer_path or folder))
-    prefix = tokenizer.encode_prefix(settings.prefix_text)
+    after_bos = settings.prompt_format.after_bos
+    prefix = tokenizer.encode_prefix(settings.prefix_text, after_bos=after_bos)
     for file in weight_files(folder):
         refuse_lfs_pointer(file)
     _check_sizes(settings, config, len(prefix))
@@ -188,6 +189,7 @@ class Engine:
         self.statistics = EngineStatistics(prefix_tokens=len(launch.prefix), asynchronous=on_gpu)
         self.eos_ids = self.tokenizer.eos_ids | set(launch.config.eos_token_ids)
         self._anchor = settings.prefix_text.rpartition("\n")[2] or settings.prefix_text[-1:]
+        logger.info("%s", launch.plan)
         place = torch.cuda.get_device_name(self.device) if on_gpu else "the CPU"
         name = str(launch.dtype).removeprefix("torch.")
         logger.info("computing on %s in %s, %d prompts at a time", place, name, self.slots)

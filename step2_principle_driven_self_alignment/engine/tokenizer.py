@@ -31,9 +31,14 @@ class Tokenizer(ABC):
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text, without BOS or EOS."""
 
-    def encode_prefix(self, text: str) -> list[int]:
-        """Token ids of a text at the beginning: exactly one BOS where the model has one."""
+    def encode_prefix(self, text: str, *, after_bos: bool = False) -> list[int]:
+        """Token ids of a text at the beginning: exactly one BOS where the model has one.
+
+        `after_bos`: the text goes on behind it, as in a chat template, and gets no blank in front.
+        """
         begin = [] if self.bos_id is None else [self.bos_id]
+        if after_bos and begin:
+            return begin + self.encode_continuation(text, "\n")
         return begin + (self._encode(text) if text else [])
 
     def encode_continuation(self, text: str, anchor: str) -> list[int]:

@@ -49,7 +49,7 @@ def test_markers_may_be_left_out_where_no_rules_look_for_them(tmp_path):
     ("old", "new", "message"),
     [
         ("before = ", "befor = ", "unknown field 'befor'; the fields are ends_with, before, cue"),
-        ('before = " "', "", "no field 'before'; only reply_marker and end_marker may be left out"),
+        ('before = " "', "", "no field 'before'; only reply_marker, end_marker, after_bos may"),
         ("forbid_eos = false", "", "no field 'forbid_eos'"),
         ('before = " "', "before = 1", "before is 1; give a text in quotes"),
         ("= false", '= "no"', "forbid_eos is 'no'; give true or false"),
