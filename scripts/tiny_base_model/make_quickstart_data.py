@@ -21,8 +21,9 @@ import pandas
 from synthetic_conversations import Conversation, ConversationMaker
 
 FOLDER = Path(__file__).resolve().parent
-OPENORCA_PER_COLLECTION = 12
-SHAREGPT_VALUE, SHAREGPT_MARKDOWN, DOLLY, OASST = 24, 16, 20, 20
+OPENORCA_PER_COLLECTION = 280
+SHAREGPT_VALUE, SHAREGPT_MARKDOWN, DOLLY, OASST = 140, 60, 100, 100
+INVENTED_SHARE = 0.2  # of the topics' words: fewer than in training, so that prompts read naturally
 DOLLY_CATEGORIES = ("creative_writing", "brainstorming", "open_qa", "general_qa", "classification")
 SYSTEM_PROMPT = "You are a helpful assistant. Give a short and friendly answer."
 PAGE_RESIDUE = ("1 / 1", "Share Prompt", "\n \n \n \n 지금 번역하기", "2 / 2")
@@ -47,9 +48,10 @@ def main() -> None:
     args = parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     maker = ConversationMaker(args.seed, opening="", held_out=True)
+    maker.words.invented_share = INVENTED_SHARE
     rng = random.Random(args.seed)
     pandas.DataFrame(openorca_rows(maker, rng)).to_parquet(
-        args.output_dir / "openorca_sample.parquet", index=False
+        args.output_dir / "openorca_sample.parquet", index=False, compression="zstd"
     )
     write_json(args.output_dir / "sharegpt_value.json", sharegpt_rows(maker, "value"))
     write_json(args.output_dir / "sharegpt_markdown.json", sharegpt_rows(maker, "markdown"))
@@ -59,12 +61,17 @@ def main() -> None:
         print(f"{path.stat().st_size:>7,} bytes  {path}")
 
 
+def answer(exchange: Conversation) -> str:
+    """The first sentence of the reply: no stage reads more of it, and the files stay small."""
+    return exchange.reply.split(". ")[0].split("\n")[0].rstrip(".:") + "."
+
+
 def openorca_rows(maker: ConversationMaker, rng: random.Random) -> list[dict]:
     """Rows of the four collections, shuffled, with an inference task in each and other rejects."""
     rows = []
     for collection in ("niv", "flan", "t0", "cot"):
         exchanges = [maker.conversation() for _ in range(OPENORCA_PER_COLLECTION)]
-        rows += [openorca_row(collection, each.prompt, each.reply, rng) for each in exchanges]
+        rows += [openorca_row(collection, each.prompt, answer(each), rng) for each in exchanges]
     for collection, task in zip(("niv", "flan", "t0", "cot"), INFERENCE_TASKS, strict=True):
         hypothesis = "Someone is outdoors."
         question = task.format(premise="A man carries a kite to the beach.", hypothesis=hypothesis)
@@ -102,7 +109,7 @@ def sharegpt_rows(maker: ConversationMaker, key: str) -> list[dict]:
 
 def turns(exchange: Conversation, key: str, residue: str) -> list[dict]:
     human = {"from": "human", key: exchange.prompt + residue}
-    return [human, {"from": "gpt", key: exchange.reply}]
+    return [human, {"from": "gpt", key: answer(exchange)}]
 
 
 def dolly_rows(maker: ConversationMaker) -> list[dict]:
@@ -121,7 +128,7 @@ def dolly_row(exchange: Conversation, category: str, context: str) -> dict:
     return {
         "instruction": exchange.prompt,
         "context": context,
-        "response": exchange.reply,
+        "response": answer(exchange),
         "category": category,
     }
 
@@ -135,7 +142,7 @@ def oasst_rows(maker: ConversationMaker, rng: random.Random) -> list[dict]:
         rows.append(root)
         answers = 0 if number >= OASST else 1 + number % 2
         for rank in range(answers):
-            rows.append(oasst_message(exchange.reply, "assistant", root, rank, rng))
+            rows.append(oasst_message(answer(exchange), "assistant", root, rank, rng))
     return rows
 
 

@@ -9,6 +9,7 @@ The model first learns the format, and to copy topics from prompts, on bare conv
 cheap. Then the end of the principle prompt stands in front of them, and at last the whole of it.
 The conversations of a batch see the prompt and themselves only, at the positions that follow it.
 Every tenth step reads plain documents instead, without the prompt: see synthetic_documents.py.
+`--continue_from` trains a checkpoint on: a few hundred steps teach it another principle prompt.
 
     python scripts/tiny_base_model/train_tiny_base_model.py
 """
@@ -35,8 +36,8 @@ from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCa
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parent.parent
 TOKENIZER_CONVERSATIONS = 4000
-CURRICULUM = ((0.68, 0), (0.1, 256), (0.08, 1024), (0.14, None))  # share of steps, prompt tokens
-DOCUMENTS_EVERY = 10  # steps
+CURRICULUM = ((0.55, 0), (0.15, 256), (0.1, 1024), (0.2, None))  # share of steps, prompt tokens
+CONTINUED_CURRICULUM = ((0.4, 0), (0.1, 1024), (0.5, None))  # copying is known, the prompt is not
 WARM_UP_STEPS = 60
 FINAL_RATE = 0.05  # share of the learning rate that is left at the end
 LOG_EVERY = 25
@@ -52,11 +53,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", type=Path, default=FOLDER / "checkpoint", help=" ")
     parser.add_argument("--seed", type=int, default=42, help=" ")
-    parser.add_argument("--steps", type=int, default=1200, help=" ")
-    parser.add_argument("--batch_size", type=int, default=24, help="conversations a step")
+    parser.add_argument("--steps", type=int, default=1400, help=" ")
+    parser.add_argument("--batch_size", type=int, default=40, help="conversations a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help=" ")
     parser.add_argument("--topic_weight", type=float, default=3.0, help="of a topic's tokens")
     parser.add_argument("--vocabulary", type=int, default=2560, help="pieces of the tokenizer")
+    parser.add_argument("--documents_every", type=int, default=10, help="steps")
+    parser.add_argument(
+        "--continue_from", type=Path, help="checkpoint whose tokenizer and weights are trained on"
+    )
     parser.add_argument("--threads", type=int, default=2, help=" ")
     return parser.parse_args()
 
@@ -69,10 +74,10 @@ def main() -> None:
     started = time.monotonic()
 
     opening = read_text("required_opening.txt").strip()
-    tokenizer_model = make_tokenizer(args.seed, opening, args.vocabulary)
+    tokenizer_model = starting_tokenizer(args, opening)
     tokenizer = TextTokenizer(tokenizer_model, args.topic_weight)
     prefix = tokenizer.encode_prefix(read_text("watson_self_align_prompt.txt"))
-    model = LlamaForCausalLM(tiny_config(args.vocabulary))
+    model = starting_model(args)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("%d parameters; the principle prompt has %d tokens", parameters, len(prefix))
 
@@ -88,11 +93,19 @@ def read_text(name: str) -> str:
     return (REPOSITORY / "prompts" / name).read_text(encoding="utf-8")
 
 
-def make_tokenizer(seed: int, opening: str, vocabulary: int) -> bytes:
-    maker = ConversationMaker(seed + 1, opening)
+def starting_tokenizer(args: argparse.Namespace, opening: str) -> bytes:
+    if args.continue_from:
+        return (args.continue_from / "tokenizer.model").read_bytes()
+    maker = ConversationMaker(args.seed + 1, opening)
     conversations = [maker.conversation() for _ in range(TOKENIZER_CONVERSATIONS)]
     texts = [f"User:{each.own_part()}{each.continuation()}" for each in conversations]
-    return train_tokenizer(texts, fixed_texts(REPOSITORY), vocabulary)
+    return train_tokenizer(texts, fixed_texts(REPOSITORY), args.vocabulary)
+
+
+def starting_model(args: argparse.Namespace) -> LlamaForCausalLM:
+    if args.continue_from:
+        return LlamaForCausalLM.from_pretrained(args.continue_from, dtype=torch.float32)
+    return LlamaForCausalLM(tiny_config(args.vocabulary))
 
 
 def training_batches(
@@ -139,11 +152,12 @@ def train(
         model.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args.steps))
+    curriculum = CONTINUED_CURRICULUM if args.continue_from else CURRICULUM
     log, recent = [], []
     with tqdm(total=args.steps, unit="step", mininterval=1) as bar:
         for step in range(args.steps):
-            visible = visible_prefix(prefix, step / args.steps)
-            if step % DOCUMENTS_EVERY == DOCUMENTS_EVERY - 1:
+            visible = visible_prefix(prefix, step / args.steps, curriculum)
+            if step % args.documents_every == args.documents_every - 1:
                 loss, parts = loss_of(model, next(documents), prefix[:1])
                 parts = {"documents": parts["text"]}
             else:
@@ -178,10 +192,10 @@ def rate(step: int, steps: int) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def visible_prefix(prefix: list[int], progress: float) -> list[int]:
+def visible_prefix(prefix: list[int], progress: float, curriculum: tuple) -> list[int]:
     """What stands in front of the conversations at this point of the curriculum, BOS included."""
     passed = 0.0
-    for share, tokens in CURRICULUM:
+    for share, tokens in curriculum:
         passed += share
         if progress < passed and tokens is not None:
             return prefix[:1] + prefix[len(prefix) - tokens :]
@@ -233,7 +247,7 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer_model: bytes, folder: Pat
 
 
 def write_log(args: argparse.Namespace, parameters: int, losses: list[dict], seconds: int) -> None:
-    settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
+    settings = {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
     log = {"settings": settings, "parameters": parameters, "seconds": seconds, "losses": losses}
     (args.output_dir / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
