@@ -59,6 +59,7 @@ def test_all_steps_run_one_after_the_other(slurm_launch, cluster, copy_in_an_odd
         GENERATION_ARGUMENTS=shlex.join(
             [*slurm_launch.flags, "--prompt_file", str(principles), "--limit", "6"]
         ),
+        MERGE_ARGUMENTS="--allow_empty",  # responses of eight tokens
         FINETUNING_ARGUMENTS="--device cpu --lora_r 4 --max_steps 1",
     )
     assert len(jobs) == 4
