@@ -58,7 +58,7 @@ generate_responses() { # the responses to train on, and those of the base with p
   [[ ! -e $RUN.manifest.json || ! $(find "$PROMPTS" prompts/*.txt "$BASE_MODEL" -newer "$RUN.manifest.json") ]] ||
     rm -f "$OUTPUT_DIR"/responses*
   run step2_generate $STEP2/generate_self_align_response.py --model_dir "$BASE_MODEL" \
-    --input_file "$PROMPTS" --output_file "$RUN.jsonl" "${PRECISION[@]}" "${GENERATION[@]}"
+    --input_file "$PROMPTS" --output_file "$RUN.jsonl" "${GENERATION[@]}" ${LIMIT:+--limit "$LIMIT"}
 }
 
 merge_responses() {
@@ -86,7 +86,7 @@ compare_replies() { # and the base with principles on the same questions
   rm -f "$OUTPUT_DIR"/asked_*
   for questions in unseen_prompts identity_questions; do
     sed -n "1~${EVERY}p" prompts/comparison/$questions.jsonl >"$OUTPUT_DIR/$questions.jsonl"
-    run "step2_$questions" $STEP2/generate_self_align_response.py --model_dir "$BASE_MODEL" "${PRECISION[@]}" \
+    run "step2_$questions" $STEP2/generate_self_align_response.py --model_dir "$BASE_MODEL" "${GENERATION[@]}" \
       --input_file "$OUTPUT_DIR/$questions.jsonl" --output_file "$OUTPUT_DIR/asked_$questions.jsonl"
   done
   run step3_compare $STEP3/compare_engraving.py --base_model "$BASE_MODEL" --engraved_model "$EXPORTED" \

@@ -36,35 +36,21 @@ refuse() { # MESSAGE
 }
 
 choose_recipe() {
-  GENERATION=() PRECISION=() MERGE=() COMPARE=(--max_new_tokens 256) HELD_OUT=64 EVERY=1
+  GENERATION=(--dtype float32) MERGE=() COMPARE=(--max_new_tokens 256) HELD_OUT=64 EVERY=1
   TRAINING=(--full_finetune --learning_rate 2e-3 --num_train_epochs 3 --per_device_train_batch_size 16
     --gradient_accumulation_steps 1 --max_grad_norm 1 --save_steps 100)
   [[ $MODEL ]] || return 0
-  choose_dtype
-  GENERATION=(--limit "$LIMIT") PRECISION=(--dtype "$DTYPE") MERGE=(--identity_share 0.2) HELD_OUT=16 EVERY=3
-  COMPARE=(--max_new_tokens 256 --temperature 0)
+  GENERATION=() MERGE=(--identity_share 0.2) COMPARE=(--max_new_tokens 256 --temperature 0) HELD_OUT=16 EVERY=3
   TRAINING=(--bits 16 --learning_rate 2e-4 --num_train_epochs 2 --per_device_train_batch_size 4
     --gradient_accumulation_steps 2 --save_steps 10)
-}
-
-choose_dtype() {
-  DTYPE=float32
-  if nvidia-smi >/dev/null 2>&1; then
-    DTYPE=auto
-    echo "        model      on the GPU, in the checkpoint's own precision: $MODEL"
-  elif grep -q -w -m 1 'avx512_bf16\|amx_bf16' /proc/cpuinfo; then
-    DTYPE=bfloat16
-    echo "        model      in bfloat16, which this processor multiplies by itself: $MODEL"
-  else
-    echo "        model      in float32, because this processor has no instructions for bfloat16: $MODEL"
-  fi
 }
 
 expect_minutes() { # measured on a few responses; training and comparison take about as long as three such runs
   local start=$SECONDS
   run step2_probe $STEP2/generate_self_align_response.py --model_dir "$MODEL" --input_file "$PROMPTS" \
-    --output_file "$OUTPUT_DIR/probe.jsonl" --dtype "$DTYPE" --limit 8
+    --output_file "$OUTPUT_DIR/probe.jsonl" --limit 8
   rm -f "$OUTPUT_DIR"/probe*
+  echo "        model      $(grep -o 'computing on.*' "$LOGS/step2_probe.log"): $MODEL"
   echo "        time       about $((((SECONDS - start) * LIMIT * 4 / 24 + 119) / 60)) minutes for all that follows"
 }
 

@@ -29,12 +29,13 @@ STOPPED_ANSWER = re.compile(
     r"\b(?:stopped|cut off|got cut|incomplete|unfinished)\b.{0,120}"
 )
 REACTION_WORDS = (
-    "yes yeah yep yup no nope ok okay k sure thanks thank you thx ty great good nice cool perfect "
-    "correct right wrong wow lol haha hahaha awesome excellent amazing done test testing again "
-    "retry regenerate got it i see well so much very too hmm that s thats is a lot bravo gracias "
-    "merci danke obrigado 好 谢 的"
+    "yes yeah yep yup no nope ok okay k sure thanks thank thx ty great good nice cool perfect "
+    "correct right wrong wow lol haha hahaha awesome excellent amazing done test testing "
+    "retry regenerate got see hmm bravo gracias merci danke obrigado 好 谢"
 )
+LINKING_WORDS = "you it i well so much very too that s thats is a lot again 的"
 REACTIONS = frozenset(REACTION_WORDS.split())
+LINKS = frozenset(LINKING_WORDS.split())
 KEYBOARD = re.compile(  # no vowel, one letter again and again, or letters that lie side by side
     r"[b-df-hj-np-tv-xz]{5,}|(.)\1{3,}|\w*(?:asdf|sdfg|dfgh|fghj|ghjk|hjkl|lkjh|fdsa|qwert|zxcv)\w*"
     r"|(?:qwe|wer|ert|rty|zxc|xcv|cvb|vbn|asd|sdf|dfg|fgh|ghj|hjk|jkl){2,}[a-z]?"
@@ -85,7 +86,10 @@ def _asks_to_go_on(text: str) -> bool:
 
 
 def _is_reaction(text: str) -> bool:
-    return _is_short(text, 6) and REACTIONS.issuperset(normalized(text).split())
+    if not _is_short(text, 6):
+        return False
+    words = normalized(text).split()
+    return not REACTIONS.isdisjoint(words) and (REACTIONS | LINKS).issuperset(words)
 
 
 def _is_noise(text: str) -> bool:

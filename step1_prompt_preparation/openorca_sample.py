@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from command_line import InputError
-from inference_tasks import INFERENCE_TASK
+from inference_tasks import is_inference_task
 from normalized_text import normalized_key
 from prompt_collections import OPENORCA
 from prompt_output import PromptOutput
@@ -61,11 +61,6 @@ def read_openorca(sources: Sequence[PromptSource]) -> Iterator[OpenOrcaBatch]:
         while (batch := ahead.result()) is not None:
             ahead = reader.submit(next, batches, None)
             yield batch
-
-
-def is_inference_task(questions: pa.Array) -> np.ndarray:
-    """Which questions are natural-language-inference tasks; False for a missing one."""
-    return _mask(pc.match_substring_regex(questions, INFERENCE_TASK))
 
 
 @dataclass(frozen=True)

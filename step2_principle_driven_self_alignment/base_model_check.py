@@ -17,6 +17,7 @@ from response_text import split_turns
 from unfinished_text import CJK
 
 SAMPLE = 4000  # responses that a merge measures
+FIRST_PROMPTS = 64  # those that a generating launch measures
 LEAST_REPLIES = 24  # fewer tell nothing
 NEARLY_EQUAL = 0.8  # Jaccard similarity of two replies' words
 PRINCIPLE_LINE = re.compile(r"^(\d{1,2})\.? \(([^()\n]{1,40})\)", re.MULTILINE)
@@ -229,6 +230,30 @@ def check_base_model(sample: Sequence[MeasuredResponse], names: dict[int, str]) 
         ],
         "words_in_common": {"own_prompt": _deciles(own), "another_prompt": _deciles(others)},
     }
+
+
+class EarlyCheck:
+    """The verdict on the base model by the first prompts of a launch, once all are answered.
+
+    Not by the first responses: failed ones are short, and so the first to be there.
+    """
+
+    def __init__(self, prompt_ids: Sequence[str], names: dict[int, str]) -> None:
+        """`prompt_ids`: in the order of answering; `names`: the prompt's principles."""
+        self.verdict: str | None = None
+        self._waiting = set(prompt_ids[:FIRST_PROMPTS])
+        self._names = names
+        self._sample: list[MeasuredResponse] = []
+
+    def add(self, record: dict[str, Any], *, kept: bool, dialogue: PromptFormat) -> bool:
+        """Takes a response record in; True when the verdict has become known by it."""
+        if record["id"] not in self._waiting:
+            return False
+        self._waiting.remove(record["id"])
+        self._sample.append(measure_response(record, kept=kept, dialogue=dialogue))
+        if not self._waiting:
+            self.verdict = describe(take_measures(self._sample, self._names))
+        return not self._waiting
 
 
 def take_measures(

@@ -10,6 +10,7 @@ from user_error import UserError
 
 SOURCE = "dummy"
 SPEAKERS = ("human", "gpt")
+HEADING_LINE = re.compile(r"^[ \t]*### (?:User|Dromedary)[ \t]*$", re.MULTILINE)
 # How further exchanges stand in `output`, in the format that step 3 engraves
 NEXT_EXCHANGE = "\n\n### User\n{human}\n\n### Dromedary\n{gpt}"
 
@@ -109,6 +110,12 @@ def _turn_texts(row: Any) -> list[str]:
             raise UserError(f"turn {place + 1} is not from {wanted!r}; human and gpt take turns")
         if not isinstance(turn.get("value"), str) or not turn["value"].strip():
             raise UserError(f"turn {place + 1} has no text as `value`")
+        heading = HEADING_LINE.search(turn["value"])
+        if heading:
+            raise UserError(
+                f"turn {place + 1} has a line {heading[0].strip()!r}, which opens a turn in "
+                "training; write it as two turns"
+            )
     if len(turns) % 2:
         raise UserError("the last turn is the human's; each conversation ends with a reply")
     return [turn["value"].strip() for turn in turns]

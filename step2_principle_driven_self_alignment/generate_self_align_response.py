@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base_model_check import EarlyCheck, read_principles
 from engine.launch_ranks import LaunchRanks, OtherRankError
 from filter_settings import FilterSettings, number
 from generation_report import GenerationReport, share_counts
@@ -135,6 +136,7 @@ def main() -> int:
         ]
         if any(left) and any(ranks.ask_leaders(drain.is_requested)):
             logger.info("asked to stop before the start; start again to go on")
+            ranks.leave()
             return EXIT_DRAINED
         engine = load_engine(args, work) if any(left) else None
         ranks.decide(lambda: work.manifest.join(manifest_path(run)))
@@ -253,6 +255,7 @@ def answer_prompts(
         statistics=engine.statistics,
         slots=engine.slots,
         samples=args.show,
+        check=EarlyCheck(list(by_id), read_principles(work.principle_prompt)),
     )
     with logging_redirect_tqdm(), report.running(bar=args.ranks.leads_launch):
         for completion in completions:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from base_model_check import EarlyCheck
 from prompt_format import PromptFormat
 from response_filters import ResponseFilter
 from shard_writer import ShardWriter
@@ -38,17 +39,19 @@ class GenerationReport:
         statistics: "EngineStatistics",
         slots: int,
         samples: int,
+        check: EarlyCheck,
     ) -> None:
         """`response_filter`: None where no rules judge the responses; `answered_before`: finish
         reasons of the share's answers by id, whoever wrote them; `assigned`: prompts of the share;
         `statistics`: the engine's, as they grow; `slots`: how many prompts it answers at a time;
-        `samples`: how many responses to log."""
+        `samples`: how many responses to log; `check`: of the base model."""
         self.finish_reasons: Counter[str] = Counter()
         self.kept = 0
         self.rejected: Counter[str] = Counter()
         self.output_tokens = 0
         self.assigned = assigned
         self._before = Counter(answered_before.values())
+        self._check = check
         self._filter = response_filter
         self._dialogue = dialogue
         self._writer = writer
@@ -83,6 +86,8 @@ class GenerationReport:
             self.kept += 1
         else:
             self.rejected[reason] += 1
+        if self._filter and self._check.add(record, kept=reason is None, dialogue=self._dialogue):
+            logger.info("base model, by the first prompts: %s", self._check.verdict)
         if self._samples_left > 0:
             self._samples_left -= 1
             self._show_sample(record, "kept" if reason is None else f"rejected: {reason}")
@@ -136,6 +141,7 @@ class GenerationReport:
                 "prompts_answered": self.finish_reasons.total(),
                 "finish_reasons": {name: self.finish_reasons[name] for name in FINISH_REASONS},
                 "accepted": self.kept,
+                "base_model": self._check.verdict,
                 "rejected": dict(self.rejected.most_common()),
                 "output_tokens": self.output_tokens,
                 "seconds": round(self.seconds, 3),

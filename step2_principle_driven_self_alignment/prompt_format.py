@@ -15,6 +15,7 @@ from hand_written_text import read_text
 from user_error import UserError
 
 RULES = ("self_align", "none")
+NEVER = r"(?!)"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class PromptFormat:
         That is the user's next turn or, where a model goes on talking to itself, a further one of
         the codename: `Watson:` or `Watson (…):` at the start of a line.
         """
+        if not self.end_marker:  # nothing but end-of-sequence or a limit ends it
+            return re.compile(NEVER)
         markers = [re.escape(marker) for marker in (self.end_marker, self.reply_marker) if marker]
         if self.reply_marker.endswith(":"):
             markers.append(rf"\n{re.escape(self.codename)} ?\([^()\n]*\):")

@@ -23,7 +23,7 @@ from response_text import BegunResponse, JudgedResponse, Verdict
 from unfinished_text import weighted_length
 
 MIN_LENGTH_BEFORE_LOOP = 160  # a shorter start is not worth keeping
-LEAKED_MARKER = re.compile(r"\((?:internal thoughts|auto reply)\)", re.IGNORECASE)
+AUTO_REPLY = "(auto reply)"  # how the assistant of a worked conversation takes its leave
 ENGRAVED_HEADING = r"### ?(?:User|Dromedary)\b"  # opens a turn where step 3 engraves
 NAMED_PRINCIPLE = re.compile(r"\b[Pp]rinciples? \d{1,2} \([a-z -]+\)")
 
@@ -72,7 +72,7 @@ def find_leak(response: JudgedResponse) -> str | None:
     Those that the user's own prompt speaks of may stand there.
     """
     asked = response.prompt.casefold()
-    marker = LEAKED_MARKER.search(response.spoken)
+    marker = _aside(response.settings.dialogue.cue).search(response.spoken)
     if marker and marker[0].casefold() not in asked:
         return marker[0]
     if response.settings.required_opening in response.reply:
@@ -81,6 +81,13 @@ def find_leak(response: JudgedResponse) -> str | None:
         return None
     principle = NAMED_PRINCIPLE.search(response.reply)
     return principle[0] if principle else None
+
+
+@cache
+def _aside(cue: str) -> re.Pattern[str]:
+    """What stands in parentheses behind the codename: in the cue, and in an automatic reply."""
+    asides = [AUTO_REPLY, *re.findall(r"\([^()\n]+\)", cue)]
+    return re.compile("|".join(map(re.escape, asides)), re.IGNORECASE)
 
 
 def find_turn_marker(response: JudgedResponse) -> str | None:

@@ -71,33 +71,51 @@ class CachedAttention:
         self.batch = TokenBatch(slots, positions, cache.shape.prefix_tokens, lengths)
 
     def __call__(
-        self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+        self,
+        layer: int,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """heads: [tokens, heads + 2 kv_heads, head_dim], queries, keys and values, not rotated.
 
-        cosines, sines: [tokens, head_dim]. Returns [tokens, heads, head_dim].
+        rotary: cosines and sines [tokens, head_dim]; wanted: int64 [wanted], the tokens whose
+        outputs are of use, all if None. Returns [wanted, heads, head_dim].
         """
-        rotary, cache = (cosines, sines), self.cache
-        return self.operations.attention(
-            self.batch, heads, rotary, cache.prefix[layer], cache.own[layer]
-        )
+        batch, own = self.batch, self.own(layer)
+        if wanted is not None:
+            self.operations.cache_write(batch, heads, rotary, own)
+            batch = TokenBatch(batch.slots[wanted], batch.positions[wanted], batch.prefix_tokens)
+            heads, rotary = heads[wanted], tuple(angles[wanted] for angles in rotary)
+        return self.operations.attention(batch, heads, rotary, self.cache.prefix[layer], own)
+
+    def own(self, layer: int) -> torch.Tensor:
+        """The slots' keys and values in a layer, [2, slots, kv_heads, own tokens, head_dim]."""
+        return self.cache.own[layer]
 
 
-class PrefixPiece:
+class PrefixPiece(CachedAttention):
     """For tokens of the prefix, which become a part of it: they see what is there already."""
 
     def __init__(self, cache: KeyValueCache, operations: Operations, piece: slice) -> None:
         tokens = piece.stop - piece.start
-        self.cache, self.operations, self.piece = cache, operations, piece
-        self.own = cache.one_slot(tokens)  # one layer after the other uses the same room
         positions = torch.arange(tokens, device=cache.own.device)
-        self.batch = TokenBatch(torch.zeros_like(positions), positions, piece.start, [tokens])
+        super().__init__(cache, operations, torch.zeros_like(positions), positions, [tokens])
+        self.batch.prefix_tokens, self.piece = piece.start, piece
+        self._own = cache.one_slot(tokens)  # one layer after the other uses the same room
 
     def __call__(
-        self, layer: int, heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+        self,
+        layer: int,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As for other tokens."""
-        prefix = self.cache.prefix[layer]
-        outputs = self.operations.attention(self.batch, heads, (cosines, sines), prefix, self.own)
-        prefix[:, :, self.piece] = self.own[:, 0]
+        outputs = super().__call__(layer, heads, rotary, wanted)
+        self.cache.prefix[layer, :, :, self.piece] = self._own[:, 0]
         return outputs
+
+    def own(self, layer: int) -> torch.Tensor:
+        """As for other tokens: the room of the piece."""
+        return self._own

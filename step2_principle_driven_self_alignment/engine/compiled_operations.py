@@ -1,5 +1,6 @@
 """The operations as C loops, compiled when the engine starts: half a second, nothing is kept."""
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -8,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ import torch
 from engine.operations import Operations, TokenBatch
 
 SOURCE = Path(__file__).with_suffix(".c")
+FOLDER_PREFIX = "self_align_operations_"
+LEFT_OVER_AFTER = 3600.0  # seconds; compiling takes one
 LANES = 16  # heads are read in pieces of so many numbers
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # the value of the macro BFLOAT16
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
@@ -49,7 +53,8 @@ def compile_operations(
         return None
     macros = {"HEAD_DIM": head_dim, "QUERIES": queries_per_kv_head, "BFLOAT16": DTYPES[dtype]}
     defined = [f"-D{name}={value}" for name, value in macros.items()]
-    with tempfile.TemporaryDirectory(prefix="self_align_") as folder:
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
         library = f"{folder}/operations.so"
         command = [*compiler, *FLAGS, *defined, str(SOURCE), "-o", library, *LINKED]
         try:
@@ -60,6 +65,15 @@ def compile_operations(
             name = shlex.join(compiler)
             logger.warning("generation on this CPU will be slower: %s: %s", name, reason)
             return None
+
+
+def _remove_leftovers() -> None:
+    """Removes the folders of processes that were killed while they compiled."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another process may be quicker
+            status = folder.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > LEFT_OVER_AFTER:
+                shutil.rmtree(folder)
 
 
 def _find_compiler() -> list[str] | None:

@@ -5,13 +5,11 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from torch.nn.attention.varlen import varlen_attn
 
 from engine.attention import CachedAttention, CacheShape, KeyValueCache, PrefixPiece
 from engine.checkpoint import Checkpoint
 from engine.compiled_operations import compile_operations
 from engine.device import prefill_tokens, runs_flash_attention
-from engine.flash_operations import FlashOperations
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
 from engine.linear import pack_weights
@@ -88,9 +86,9 @@ class Decoder:
         for start in range(0, len(tokens), self.prefill_tokens):
             chunk = slice(start, min(start + self.prefill_tokens, len(tokens)))
             positions = torch.arange(chunk.start, chunk.stop, device=self.device)
-            hidden = self.model(
-                tokens[chunk], positions, PrefixPiece(self.cache, self.model.operations, chunk)
-            )
+            attend = PrefixPiece(self.cache, self.model.operations, chunk)
+            last = None if chunk.stop == len(tokens) else positions[-1:] - chunk.start
+            hidden = self.model(tokens[chunk], positions, attend, last)
             self._prefix_end = hidden[-1:]
         return hidden
 
@@ -108,7 +106,7 @@ class Decoder:
         slots = (first_slot + torch.tensor(some)).repeat_interleave(torch.tensor(lengths))
         positions = torch.cat([torch.arange(length) for length in lengths])
         ends = torch.tensor(lengths).cumsum(0) - 1
-        hidden = self._run(token_ids, slots, positions, lengths)[ends]
+        hidden = self._run(token_ids, slots, positions, lengths, ends)
         if len(some) < len(prompts):
             behind_prefix = self._prefix_end.repeat(len(prompts), 1)
             behind_prefix[some] = hidden
@@ -135,11 +133,13 @@ class Decoder:
         slots: torch.Tensor,
         positions: torch.Tensor,
         lengths: Sequence[int] | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Feeds tokens at positions of their slots; returns hidden states [tokens, width]."""
+        """Feeds tokens at positions of their slots; returns hidden states [wanted, width]."""
         tokens, slots, positions = (x.to(self.device) for x in (tokens, slots, positions))
         attend = CachedAttention(self.cache, self.model.operations, slots, positions, lengths)
-        return self.model(tokens, positions + self.cache.shape.prefix_tokens, attend)
+        wanted = None if wanted is None else wanted.to(self.device)
+        return self.model(tokens, positions + self.cache.shape.prefix_tokens, attend, wanted)
 
     @torch.inference_mode()
     def sample(
@@ -181,6 +181,11 @@ def choose_operations(
 ) -> Operations:
     """The fastest that the device can run."""
     if runs_flash_attention(device, dtype, head_dim):
+        # Only here: this part of PyTorch takes two seconds to import.
+        from torch.nn.attention.varlen import varlen_attn
+
+        from engine.flash_operations import FlashOperations
+
         return FlashOperations(head_dim, varlen_attn)
     if device.type == "cuda":
         _say_plain_is_slow(device, dtype)

@@ -1,5 +1,6 @@
 """The device that a process computes on: which one, how much memory, which type of number."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import torch
 from user_error import UserError
 
+HALVES = ("bfloat16", "float16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OLD_GPU_WHEELS = "https://download.pytorch.org/whl/cu126"  # the last that know GPUs before sm_75
 FLASH_CAPABILITY = (8, 0)  # the first that has bfloat16 and runs FlashAttention
 SMALLEST_RESERVE, RESERVED_SHARE = 3 * 2**29, 0.05
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 DEVICE_FILES = Path("/dev")
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -82,12 +87,14 @@ def runs_flash_attention(device: torch.device, dtype: torch.dtype, head_dim: int
 def choose_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
     """The type of weights and keys/values: as named, or for `auto` what the device is best at.
 
-    `auto` is the checkpoint's own on CUDA and float32 on CPU. UserError for bfloat16 on a GPU that
-    has none.
+    `auto` is the checkpoint's own on a GPU; on a CPU bfloat16 for a checkpoint in 16 bits where the
+    CPU multiplies it natively, else float32. UserError for bfloat16 on a GPU that has none.
     """
     if name != "auto" and name not in DTYPES:
         raise UserError(f"--dtype {name}; choose auto, {', '.join(DTYPES)}")
     if device.type != "cuda":
+        if name == "auto" and checkpoint_dtype in HALVES and multiplies_bfloat16():
+            return torch.bfloat16
         return DTYPES.get(name, torch.float32)
     dtype = DTYPES.get(checkpoint_dtype if name == "auto" else name, torch.bfloat16)
     capability = torch.cuda.get_device_capability(device)
@@ -96,6 +103,39 @@ def choose_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torc
             f"{torch.cuda.get_device_name(device)} has no bfloat16; give --dtype float16"
         )
     return dtype
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16, several times as fast as float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def choose_threads() -> None:
+    """Computes on no more CPU cores than this process may use, and says if others use them too.
+
+    PyTorch knows the cores of the machine that a process may run on, not a container's quota, nor
+    the other processes of this launch. OMP_NUM_THREADS stays as the user has set it.
+    """
+    cores = _usable_cores()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1"))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(cores / processes))))
+    load = os.getloadavg()[0]
+    if load > cores and torch.get_num_threads() > 1:
+        logger.warning(
+            "other programs keep these %.3g cores busy (load average %.1f): threads that wait for "
+            "each other can be ten times slower; OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=passive help",
+            *(cores, load),
+        )
+
+
+def _usable_cores() -> float:
+    cores = float(len(os.sched_getaffinity(0)))
+    if CGROUP_QUOTA.is_file():
+        quota, period = CGROUP_QUOTA.read_text().split()
+        cores = cores if quota == "max" else min(cores, int(quota) / int(period))
+    return cores
 
 
 def available_memory(device: torch.device) -> int:

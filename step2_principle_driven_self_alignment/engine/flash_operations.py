@@ -57,26 +57,43 @@ class FlashOperations(Operations):
         prefix: torch.Tensor,
         own: torch.Tensor,
     ) -> torch.Tensor:
-        own_keys, own_values = own.transpose(2, 3)  # [slots, own tokens, K, D]
-        slots, own_tokens, kv_heads, _ = own_keys.shape
-        queries, keys, values = rotary_embedding(heads, *rotary, kv_heads)
-        own_keys[batch.slots, batch.positions] = keys
-        own_values[batch.slots, batch.positions] = values
-        own = (
-            own_keys.view(slots * own_tokens, kv_heads, -1),
-            own_values.view(slots * own_tokens, kv_heads, -1),
-        )
+        queries = self._rotate_and_store(batch, heads, rotary, own)
+        _, slots, kv_heads, own_tokens, _ = own.shape
+        own = own.transpose(2, 3).view(2, slots * own_tokens, kv_heads, -1)
         prefix = prefix.transpose(1, 2)  # [2, prefix tokens, K, D]
         if batch.lengths is None:
             return self._decode(batch, queries, prefix, own, own_tokens)
         return self._prefill(batch, queries, prefix, own, own_tokens)
+
+    def cache_write(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+    ) -> None:
+        self._rotate_and_store(batch, heads, rotary, own)
+
+    def _rotate_and_store(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns the queries, [N, K * G, D]."""
+        own_keys, own_values = own.transpose(2, 3)  # [slots, own tokens, K, D]
+        queries, keys, values = rotary_embedding(heads, *rotary, own_keys.shape[2])
+        own_keys[batch.slots, batch.positions] = keys
+        own_values[batch.slots, batch.positions] = values
+        return queries
 
     def _decode(
         self,
         batch: TokenBatch,
         queries: torch.Tensor,
         prefix: torch.Tensor,
-        own: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
         own_tokens: int,
     ) -> torch.Tensor:
         """Each token is a sequence; the queries of a key/value head are its rows.
@@ -106,7 +123,7 @@ class FlashOperations(Operations):
         batch: TokenBatch,
         queries: torch.Tensor,
         prefix: torch.Tensor,
-        own: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
         own_tokens: int,
     ) -> torch.Tensor:
         """Each prompt is a sequence, whose queries see its keys up to themselves."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from user_error import UserError
 
@@ -88,7 +87,8 @@ def plan(
     if flash:
         scores = layout.query_heads_per_rank * config.head_dim * FLASH_COPIES * (size + copy)
     else:  # scores and some keys are copied as float32
-        states += TOKENS_AT_A_TIME * slot // config.layers // size * (size + copy)
+        at_a_time = TOKENS_AT_A_TIME["cuda" if on_gpu else "cpu"]
+        states += at_a_time * slot // config.layers // size * (size + copy)
         scores = layout.query_heads_per_rank * padded_prefix(prefix_tokens) * (size + 2 * copy)
     free = available - weights - prefix - states
     largest = min((free - prefilled * scores) // (slot + logits), free // (slot + logits + scores))
@@ -112,6 +112,8 @@ def describe_gpus(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]
 
     `plan_for(degree, bytes available)` plans for a model that is spread over `degree` GPUs.
     """
+    import pandas as pd  # half a second, which a run does without
+
     rows = []
     for degree in degrees:
         totals = [int(gib * GIB * USABLE_GPU_SHARE) for gib in GPU_SIZES]

@@ -18,8 +18,8 @@ from engine.linear import ColumnLinear, RowLinear
 from engine.model_config import ModelConfig, RopeScaling
 from engine.operations import Operations
 
-# (layer, [N, heads + 2 kv_heads, D], cosines [N, D], sines [N, D]) -> [N, heads, D]
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (layer, [N, heads + 2 kv_heads, D], cosines and sines [N, D], wanted) -> [wanted, heads, D]
+Attend = Callable[..., torch.Tensor]
 
 
 def rotary_frequencies(config: ModelConfig) -> torch.Tensor:
@@ -60,8 +60,8 @@ class Attention(nn.Module):
             self.query_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
             self.key_norm = nn.Parameter(torch.ones(config.head_dim), requires_grad=False)
 
-    def forward(self, normed: torch.Tensor, rotary: tuple, attend: Callable) -> torch.Tensor:
-        """normed: [N, C]; rotary: cosines, sines [N, D]."""
+    def forward(self, normed: torch.Tensor, attend: Callable) -> torch.Tensor:
+        """normed: [N, C]; attend: from [N, heads + 2 kv_heads, D] to [N or fewer, heads, D]."""
         tokens = len(normed)
         heads = self.qkv(normed).view(tokens, -1, self.head_dim)  # [N, heads + 2 kv_heads, D]
         if hasattr(self, "query_norm"):
@@ -69,7 +69,7 @@ class Attention(nn.Module):
             size = (self.head_dim,)
             queries.copy_(F.rms_norm(queries, size, self.query_norm, self.epsilon))
             keys.copy_(F.rms_norm(keys, size, self.key_norm, self.epsilon))
-        return self.output(attend(heads, *rotary).view(tokens, -1))
+        return self.output(attend(heads).flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -125,14 +125,27 @@ class Transformer(nn.Module):
         self.to(device)
 
     def forward(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """token_ids, positions: [N]. Returns the last layer's normed states, [N, C]."""
+        """token_ids, positions: [N]; wanted: int64, the tokens whose states are of use, None: all.
+
+        Returns the last layer's normed states, [wanted, C]. Of the others, the last layer needs
+        keys and values only.
+        """
         rotary = self.cosines[positions], self.sines[positions]
         stream, delta = self.embedding(token_ids), None
         for layer, block in enumerate(self.blocks):
             normed = self._add_norm(stream, delta, block.attention_norm)
-            delta = block.attention(normed, rotary, functools.partial(attend, layer))
+            of_use = wanted if layer == len(self.blocks) - 1 else None
+            delta = block.attention(
+                normed, functools.partial(attend, layer, rotary=rotary, wanted=of_use)
+            )
+            if of_use is not None:
+                stream = stream[of_use]
             normed = self._add_norm(stream, delta, block.feed_forward_norm)
             gate_up = block.feed_forward.gate_up(normed)
             delta = block.feed_forward.down(self.operations.swiglu(gate_up))

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from engine.sampler import sample
 
-TOKENS_AT_A_TIME = 4  # in `own_attention`, which copies the keys that each of them sees
+# In `own_attention`, which copies the keys that each of them sees; a GPU waits for its launches.
+TOKENS_AT_A_TIME = {"cpu": 4, "cuda": 16}
 PREFIX_ALIGNMENT = 32  # matrix products dislike odd sizes
 
 
@@ -81,6 +82,16 @@ class Operations:
         queries = self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
         behind = self._prefix_attention(batch, queries, prefix)
         return self.own_attention(queries, *own, batch.slots, batch.positions, *behind)
+
+    def cache_write(
+        self,
+        batch: TokenBatch,
+        heads: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        own: torch.Tensor,
+    ) -> None:
+        """Only rotates and stores the keys and values of `attention`'s tokens."""
+        self.rotary_cache_write(heads, *rotary, batch.slots, batch.positions, *own)
 
     def rotary_cache_write(
         self,
@@ -164,7 +175,8 @@ class Operations:
         columns = (queries.view(by_token), prefix.view(by_token))
         sums = (highest.view(by_token[:3]), totals.view(by_token[:3]))
         outputs = []
-        for some in torch.arange(len(slots), device=slots.device).split(TOKENS_AT_A_TIME):
+        everyone = torch.arange(len(slots), device=slots.device)
+        for some in everyone.split(TOKENS_AT_A_TIME[slots.device.type]):
             longest = int(positions[some].max()) + 1
             keys = own_keys[slots[some], :, :longest].float()  # [some, K, longest, D]
             values = own_values[slots[some], :, :longest].float()

@@ -127,10 +127,10 @@ def _compare_attention(
     twin = CachedAttention(cache, Operations(cache.shape.head_dim), slots, positions)
     errors = []
 
-    def compare(layer: int, heads: torch.Tensor, *rotary: torch.Tensor) -> torch.Tensor:
-        outputs = attend(layer, heads, *rotary)
+    def compare(layer: int, heads: torch.Tensor, rotary: tuple, wanted: None) -> torch.Tensor:
+        outputs = attend(layer, heads, rotary)
         if layer in (0, last // 2, last):
-            errors.append(_relative_error(outputs, twin(layer, heads, *rotary)))
+            errors.append(_relative_error(outputs, twin(layer, heads, rotary)))
         return outputs
 
     decoder.model(tokens, positions + cache.shape.prefix_tokens, compare)

@@ -79,7 +79,8 @@ class StepGraphs:
                 self._step(*arguments)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # NCCL's own thread looks at its events meanwhile, which is none of the capture's business.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._step(*arguments)
         self._pool = graph.pool()
         return graph, logits

@@ -10,44 +10,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import subsample_openorca_prompts
+from inference_tasks import is_inference_task
 from openorca_sample import (
     CandidateWindow,
     OpenOrcaSampler,
     SamplingRules,
-    is_inference_task,
     read_openorca,
 )
 from preparation_report import PreparationReport
 from prompt_output import PromptOutput
 from prompt_sources import find_sources
+from step1.inference_forms import INFERENCE, OTHERS
 from token_lengths import TokenCounter
 
-NLI = [
+LABELS = [
     "Premise: A man sleeps.\nHypothesis: A man is awake.\nIs it entailed?",
     "premise : It rains. hypothesis : It is wet.",
-    "Read this.\n  Hypothesis 2: The dog runs.",
-    "Some sentence. Hypothesis: it holds.",
-    "**Premise:** A man sleeps.",
+    "Hypothesis 2: The dog runs.\n  Premise 2: A dog is out.",
+    "**Premise:** A man sleeps. **Hypothesis:** He rests.",
     "Given [PREMISE] A man sleeps. [HYPOTHESIS] He rests.",
     "Does it follow?\n- yes\n- It is not possible to tell\n- no",
 ]
-NOT_NLI = [
-    "What is the premise of the film Alien?",
-    "Explain the hypothesis of Riemann in simple words.",
-    "State the null hypothesis; then test it.",
-    "On the premises: a bar, a restaurant.",
-    "Is it possible to tell the age of a tree?",
-]
 
 
-@pytest.mark.parametrize("question", NLI)
-def test_inference_tasks_are_recognised(question):
-    assert is_inference_task(pa.array([question])).tolist() == [True]
+def test_inference_tasks_are_told_from_others(capsys):
+    """By their form: 40 forms of the collections' templates and 40 tasks that look alike."""
+    found = is_inference_task(pa.array(INFERENCE)).sum()
+    false = is_inference_task(pa.array(OTHERS)).sum()
+    with capsys.disabled():
+        print(
+            f"\ninference forms: {found} of {len(INFERENCE)} found, {false} of {len(OTHERS)} false"
+        )
+    assert len(INFERENCE) == len(OTHERS) == 40
+    assert found >= 38 and false <= 1
 
 
-@pytest.mark.parametrize("question", NOT_NLI)
-def test_other_tasks_are_not(question):
-    assert is_inference_task(pa.array([question])).tolist() == [False]
+@pytest.mark.parametrize("question", LABELS)
+def test_labels_and_options_tell_an_inference_task(question):
+    assert is_inference_task(pa.array([question, None])).tolist() == [True, False]
 
 
 def rows_of(*collections: str, count: int = 40) -> list[tuple[str, str]]:
@@ -93,7 +93,7 @@ def test_every_drop_has_its_reason(draw, write_openorca, tmp_path):
         ("niv.2", "what is a cat"),
         ("niv.3", "What is a cat?"),
         ("cot.1", "What is a CAT?"),
-        ("niv.4", NLI[0]),
+        ("niv.4", LABELS[0]),
         ("t0.1", "long " * 300),
         ("t0.2", "y" * 10_000_000),
         ("flan.1", None),
@@ -123,7 +123,7 @@ def test_every_row_is_counted_once(draw, write_openorca, monkeypatch):
     """Also one that breaks two rules, and duplicates that different windows meet."""
     monkeypatch.setattr(openorca_sample, "LEAST_CHUNK", 3)
     monkeypatch.setattr(openorca_sample, "WINDOW_FACTOR", 1)
-    rows = [("niv.1", NLI[0] + " long" * 3000), ("niv.2", None), ("niv.3", " ")]
+    rows = [("niv.1", LABELS[0] + " long" * 3000), ("niv.2", None), ("niv.3", " ")]
     rows += [(f"niv.{10 + n}", f"QUESTION {n % 7}, please!?"[: 18 + n % 3]) for n in range(60)]
     rows += rows_of("cot", count=9)
     for samples in (1, 4, 7, 100):

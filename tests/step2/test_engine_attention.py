@@ -50,11 +50,11 @@ class Texts:
         queries, keys, values = (x.to(self.device, self.dtype) for x in drawn)
         return queries * self.scale, keys, values
 
-    def attend(self, attention, parts):
+    def attend(self, attention, parts, wanted=None):
         """Through the cache, with a rotation that turns nothing."""
         heads = torch.cat(parts, dim=1)
         cosines = torch.ones(len(heads), HEAD_DIM, dtype=self.dtype, device=self.device)
-        return attention(LAYER, heads, cosines, torch.zeros_like(cosines))
+        return attention(LAYER, heads, (cosines, torch.zeros_like(cosines)), wanted)
 
     def attend_slots(self, slots, positions, parts, lengths=None):
         """Tokens at positions of slots, behind the whole prefix."""
@@ -164,6 +164,30 @@ def test_scores_far_apart_neither_overflow_nor_vanish(kind, dtype):
     outputs = decode(texts, [8, 2], rows)
     expected = [texts.dense(sequence)[-1] for sequence in sequences]
     texts.assert_equal(outputs[:2], torch.stack(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_whose_outputs_nobody_wants_are_stored_all_the_same(kind, dtype):
+    """As in the last layer, which computes the end of each prompt only."""
+    texts = Texts(50, 3, dtype, kind)
+    first = PrefixPiece(texts.cache, texts.operations, slice(0, 20))
+    texts.attend(first, [x[:20] for x in texts.prefix], torch.tensor([19], device=texts.device))
+    second = PrefixPiece(texts.cache, texts.operations, slice(20, 50))
+    texts.attend(second, [x[20:] for x in texts.prefix])
+    lengths = [6, 1, 17]
+    sequences = [texts.draw(length + 1) for length in lengths]
+    flat = [torch.cat([x[:-1] for x in parts]) for parts in zip(*sequences, strict=True)]
+    slots = [slot for slot, length in enumerate(lengths) for _ in range(length)]
+    positions = [position for length in lengths for position in range(length)]
+    places = (torch.tensor(x, device=texts.device) for x in (slots, positions))
+    attention = CachedAttention(texts.cache, texts.operations, *places, lengths)
+    ends = torch.tensor([5, 6, 23], device=texts.device)
+    outputs = texts.attend(attention, flat, ends)
+    expected = [texts.dense([x[:-1] for x in sequence])[-1] for sequence in sequences]
+    texts.assert_equal(outputs, torch.stack(expected))
+    rows = [torch.stack([x[-1] for x in parts]) for parts in zip(*sequences, strict=True)]
+    expected = [texts.dense(sequence)[-1] for sequence in sequences]
+    texts.assert_equal(decode(texts, lengths, rows), torch.stack(expected))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,8 @@
 """The compiled operations against the same in plain PyTorch, and where they can't be compiled."""
 
+import os
+import tempfile
+
 import pytest
 import torch
 from engine.compiled_operations import CompiledOperations, compile_operations
@@ -105,6 +108,21 @@ def test_without_a_compiler_or_a_size_it_knows_the_plain_operations_are_taken(
     assert type(choose_operations(CPU, torch.float32, 32, 1)) is Operations
     assert "no C compiler" in caplog.text
     compile_operations.cache_clear()
+
+
+def test_folders_that_killed_processes_left_behind_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new, other = (
+        tmp_path / name for name in ("self_align_operations_1", "self_align_operations_2", "else")
+    )
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "operations.so").touch()
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    compile_operations.cache_clear()
+    assert compile_operations(32, 1, torch.float32) is not None
+    assert sorted(tmp_path.iterdir()) == [other, new]
 
 
 @pytest.mark.parametrize("name", ["unnormalised_softmax", "own_attention"])

@@ -53,6 +53,15 @@ def test_an_admission_is_bounded_in_tokens_but_takes_a_long_prompt_alone():
     assert admissions == [[0, 1], [2], [3], [4, 5]]
 
 
+def test_an_admission_may_meet_its_bound_exactly():
+    lengths = [60, 40, 1, 100, 1]
+    scheduler = Scheduler(
+        sequences(5, lengths.__getitem__), slots=64, admission_size=8, admission_tokens=100
+    )
+    admissions = [names(scheduler.admit()) for _ in range(4)]
+    assert admissions == [[0, 1], [2], [3], [4]]
+
+
 def test_a_released_slot_is_taken_by_the_last_live_sequence():
     scheduler = Scheduler(sequences(4), slots=4, admission_size=4, admission_tokens=1000)
     scheduler.admit()

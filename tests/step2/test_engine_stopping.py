@@ -1,10 +1,12 @@
 """Where a response ends, however its turn markers are cut into tokens."""
 
 import itertools
+import random
 
 import pytest
 from engine.stopping import ResponseText
 from prompt_format import PromptFormat
+from response_text import split_turns
 
 REPLY = " I think it over.\n\nWatson: The answer is 4.\n\nUser: Thanks!"
 
@@ -51,8 +53,53 @@ def test_bytes_of_a_character_may_arrive_one_by_one():
 
 
 @pytest.mark.parametrize(
+    "turn", ["\nWatson:", "\nWatson (auto reply):", "\nWatson(to all, 你好):", "\nUser:"]
+)
+def test_a_further_turn_of_the_codename_is_an_end_too(turn):
+    """A small model went on talking to itself up to the limit."""
+    text = f" hm\n\nWatson: The answer\nis 4.\n{turn} Two"
+    end = len(text.removesuffix(" Two").encode())
+    for cut in range(1, len(text.encode())):
+        response, ended = feed(text, [cut])
+        assert ended == (1 if cut >= end else 2), cut
+        assert response.text == " hm\n\nWatson: The answer\nis 4.\n"
+    assert feed(text, range(1, len(text.encode())))[1] == end
+
+
+def test_the_engine_stops_where_the_filter_cuts():
+    rng = random.Random(3)
+    pieces = [
+        "\nWatson:",
+        "\nWatson (",
+        "so",
+        "):",
+        ")",
+        "\nUser:",
+        " User:",
+        "\n",
+        "é",
+        "(",
+        "Watson",
+    ]
+    ends = 0
+    for _ in range(3000):
+        text = " hm" + "".join(rng.choices(pieces, k=rng.randrange(12)))
+        cuts = sorted(rng.sample(range(1, len(text.encode()) + 1), rng.randrange(1, 3)))
+        response, ended = feed(text, cuts)
+        turns = split_turns(text)
+        assert (ended is not None) == turns.ended_by_turn, text
+        stopped = split_turns(response.text)
+        assert (stopped.thoughts, stopped.reply) == (turns.thoughts, turns.reply), text
+        ends += turns.ended_by_turn
+    assert 500 < ends < 2500
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "\n\nWatson: reply\nWatson says:",
+        "\n\nWatson: reply\nWatson (so\n): hm",
+        "\n\nWatson: reply\n Watson: indented",
         " thoughts\n\nUser: and so on",  # the reply is still to come
         " thoughts\n\nUser: hm\n\nWatson: reply",
         " thoughts Watson: in a line\n\nUser: hm",

@@ -3,7 +3,13 @@
 import random
 
 import pytest
-from base_model_check import MEASURES, check_base_model, measure_response, read_principles
+from base_model_check import (
+    MEASURES,
+    EarlyCheck,
+    check_base_model,
+    measure_response,
+    read_principles,
+)
 from prompt_format import SELF_ALIGN
 from step2.merge_cases import OPENING, PRINCIPLE_PROMPT, Run
 from step2.merge_cases import response as answer
@@ -174,3 +180,16 @@ def test_two_files_of_one_run_are_judged_alike(tmp_path, monkeypatch):
         run.merge(monkeypatch, pattern=f"run{size}_*.jsonl", output=f"{name}.json")
         reports.append(run.report(name)["base_model"])
     assert reports[0] == reports[1]
+
+
+def test_the_generator_judges_by_its_first_prompts_not_its_first_responses():
+    """Responses that are given up are the first to be there, and would count too much."""
+    rows = sound_rows(100)
+    early = EarlyCheck([row["id"] for row in rows], NAMES)
+    for row in rows[64:]:
+        cut = {**row, "output": " Well.", "finish_reason": "abandoned"}
+        assert not early.add(cut, kept=False, dialogue=SELF_ALIGN)
+    known = [early.add(row, kept=True, dialogue=SELF_ALIGN) for row in rows[63::-1]]
+    assert known == [False] * 63 + [True]
+    assert early.verdict == "follows the prompt"
+    assert not early.add(rows[0], kept=True, dialogue=SELF_ALIGN)

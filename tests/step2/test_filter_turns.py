@@ -4,6 +4,9 @@ import random
 import re
 
 import pytest
+from filter_settings import FilterSettings
+from prompt_format import PromptFormat
+from response_filters import ResponseFilter
 from step2.merge_cases import OPENING, REPLY, Run, responses_among
 from step2.merge_cases import response as answer
 
@@ -151,3 +154,23 @@ def test_markers_of_the_opening_and_the_thoughts_are_no_turns(merged_reply):
     assert OPENING  # the thoughts may speak of turns; they are cut out
     record = merged_reply(REPLY, output=f" {OPENING} I am Watson: so.\n\nWatson: {REPLY}")
     assert record["output"] == REPLY
+
+
+def test_a_dialogue_with_other_names_has_the_same_rules():
+    dialogue = PromptFormat(
+        ends_with="Human:", cue="\n\nAda (thinking):", reply_marker="\nAda:", end_marker="\nHuman:"
+    )
+    rules = ResponseFilter(FilterSettings("So.", dialogue=dialogue))
+    outcomes = {
+        f"{REPLY}\n\nHuman: Thanks": None,
+        f"{REPLY}\nAda (aloud): Hm": None,
+        f"{REPLY}\nWatson: How?\nUser: So!": None,
+        f"{REPLY} Ada: Hm": "turn_marker",
+        f"{REPLY} Human: Hm": "turn_marker",
+        f"{REPLY} (Thinking) Hm": "leaked_thoughts",
+        f"{REPLY} ### User": "turn_marker",
+    }
+    for reply, reason in outcomes.items():
+        record = {"instruction": "Dunes?", "output": f"So. Fine.\nAda: {reply}"}
+        verdict = rules.judge({**record, "finish_reason": "stop"})
+        assert (verdict.reason, verdict.finished) == (reason, True), reply

@@ -226,10 +226,14 @@ def test_a_dry_run_refuses_what_a_run_would(generate, arguments, caplog):
     assert "or fewer" in caplog.text
 
 
-def test_samples_are_shown(generate, arguments, caplog):
+def test_samples_and_a_verdict_on_the_base_are_shown(generate, arguments, tmp_path, caplog):
     caplog.set_level("INFO")
     assert generate(*arguments, "--limit", 3, "--show", 2) == 0
     assert caplog.text.count("User: Tell me about") == 2
+    verdict = "can't be told from fewer than 24 replies"
+    assert f"base model, by the first prompts: {verdict}" in caplog.text
+    status = json.loads(status_path(shard_path(tmp_path / "out" / "run", 1, 0)).read_text())
+    assert status["latest_launch"]["base_model"] == verdict
 
 
 def test_the_merge_gets_the_same_with_and_without_giving_up(
@@ -321,13 +325,14 @@ def test_kills_at_random_moments_change_nothing(
         process = start(repository, [*arguments, "--group_size", 3, "--group_rank", rank])
         assert process.communicate()[1] is not None and process.returncode == 0
     assert responses(tmp_path / "out/run.jsonl") == reference
-    kept, run = merge()
+    principles = ("--prompt_file", arguments[arguments.index("--prompt_file") + 1])
+    kept, run = merge(*principles)
     print(f"{KILLS} kills, {len(find_shards(tmp_path / 'out' / 'run'))} shards; {run}")
     undisturbed = tmp_path / "undisturbed" / "run_1shards_0.jsonl"
     undisturbed.parent.mkdir()
     undisturbed.write_text("".join(json.dumps(row) + "\n" for row in reference.values()))
     done = run_script(
-        *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20),
+        *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20, *principles),
         *("--output_file", tmp_path / "expected.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -374,7 +379,7 @@ def test_one_launch_of_three_groups_shares_the_prompts_out(
     _, log = process.communicate()
     assert process.returncode == 0, log
     shards = find_shards(tmp_path / "out" / "run")
-    assert [shard.read_text().count("\n") for shard in shards] == [8, 8, 8]
+    assert [shard.read_text().count("\n") for shard in shards] == [11, 11, 10]
     assert responses(tmp_path / "out/run.jsonl") == reference
 
 
