@@ -29,7 +29,8 @@ main() {
   fi
   [[ ! $MODEL ]] || is_current step2_generate "$RUN.manifest.json" "$PROMPTS" "$SETTINGS" || expect_minutes
   is_current step2_generate "$RUN.manifest.json" "$PROMPTS" prompts/*.txt "$BASE_MODEL"/* "$SETTINGS" || generate_responses
-  echo "step 2  generate   $(records "$RUN"_*shards_*.jsonl) responses in ${RUN}_*.jsonl"
+  echo "step 2  generate   $(records "$RUN"_*shards_*.jsonl) responses in ${RUN}_*.jsonl," \
+    "$(grep -o -m 1 'computing on[^,]*' "$LOGS/step2_generate.log")"
   is_current step2_merge "$MERGED" "$LOGS/step2_generate.log" $IDENTITY prompts/*.txt $STEP2/*.py || merge_responses
   echo "        merge      $(records "$MERGED") training examples in $MERGED"
   echo "                   how they were filtered: ${MERGED%.json}.report.html"
