@@ -27,6 +27,16 @@ class PreparationReport:
         self.kept.update(sources)
         self.lengths.extend(lengths)
 
+    def empty_sources(self) -> list[str]:
+        """A sentence for each source that gave not one prompt, with the reasons."""
+        sentences = []
+        for source in sorted(source for source in self.read if not self.kept[source]):
+            reasons = {r: n for (dropped, r), n in self.dropped.items() if dropped == source}
+            most = sorted(reasons, key=lambda reason: (-reasons[reason], reason))[:3]
+            why = ", ".join(f"{reason} {reasons[reason]:,}" for reason in most)
+            sentences.append(f"{source} gave no prompt; its {self.read[source]:,} rows: {why}")
+        return sentences
+
     def as_json(self) -> dict[str, Any]:
         """The report; the same run gives the same report, so it holds no times."""
         drops = self._drops()

@@ -11,7 +11,7 @@ from row_files import UNREADABLE_ROW
 OPENORCA = ("niv", "flan", "t0", "cot")  # its collections
 CONTEXT_FREE = ("creative_writing", "brainstorming", "open_qa", "general_qa", "classification")
 DOLLY_FIELDS = ("instruction", "context", "category")
-OASST_FIELDS = ("message_id", "parent_id", "text", "role", "lang", "deleted")
+OASST_FIELDS = ("message_id", "parent_id", "text", "role")
 PROMPT_FIELDS = ("id", "instruction", "input", "output", "source")
 
 
@@ -51,10 +51,13 @@ def read_dolly(source: PromptSource) -> Iterator[CandidatePrompt]:
     Raises:
         InputError: a row lacks one of the fields.
     """
-    for row in _rows_with(source, DOLLY_FIELDS, "dolly"):
-        if isinstance(row, CandidatePrompt):
-            yield row
+    for number, row in read_rows(source):
+        if row is UNREADABLE_ROW:
+            yield CandidatePrompt("dolly", None, reason="invalid_unicode")
             continue
+        missing = _missing(row, DOLLY_FIELDS)
+        if missing:
+            raise InputError(f"{source.name}: row {number} has no field {missing}")
         reason = None
         if row["category"] not in CONTEXT_FREE:
             reason = "needs_context"
@@ -68,12 +71,14 @@ def read_oasst(
 ) -> Iterator[CandidatePrompt]:
     """Messages of OASST1; roots that have an answer, in the languages asked for, are wanted.
 
+    Both published forms are read: a message a row, and a tree a row (`prompt` with its `replies`).
+
     Raises:
-        InputError: a row lacks one of the fields.
+        InputError: a row is neither.
     """
     roots: dict[str, dict[str, Any]] = {}
     answered: set[str] = set()
-    for row in _rows_with(source, OASST_FIELDS[:4], "oasst1"):
+    for row in _oasst_messages(source):
         if isinstance(row, CandidatePrompt):
             yield row
         elif not _has_ids(row):
@@ -97,22 +102,32 @@ def read_oasst(
         yield CandidatePrompt("oasst1", row["text"], reason=reason)
 
 
+def _oasst_messages(source: PromptSource) -> Iterator[Any]:
+    for number, row in read_rows(source):
+        if row is UNREADABLE_ROW:
+            yield CandidatePrompt("oasst1", None, reason="invalid_unicode")
+            continue
+        waiting = [row]
+        if isinstance(row, dict) and isinstance(row.get("prompt"), dict):
+            waiting = [{"parent_id": None, **row["prompt"]}]
+        while waiting:
+            message = waiting.pop()
+            if missing := _missing(message, OASST_FIELDS):
+                raise InputError(
+                    f"{source.name}: row {number} has no field {missing}; OASST1 is read as one "
+                    "message a row, or as one tree with a 'prompt' a row"
+                )
+            yield message
+            waiting += reversed(message.get("replies") or [])
+
+
 def _has_ids(row: dict[str, Any]) -> bool:
     return isinstance(row["message_id"], str) and isinstance(row["parent_id"], str | None)
 
 
-def _rows_with(source: PromptSource, fields: tuple[str, ...], name: str) -> Iterator[Any]:
-    """The rows, each with these fields; unreadable ones as dropped candidates."""
-    for number, row in read_rows(source):
-        if row is UNREADABLE_ROW:
-            yield CandidatePrompt(name, None, reason="invalid_unicode")
-            continue
-        missing = [f for f in fields if f not in row] if isinstance(row, dict) else fields
-        if missing:
-            raise InputError(
-                f"{source.name}: row {number} has no field {', '.join(map(repr, missing))}"
-            )
-        yield row
+def _missing(row: Any, fields: tuple[str, ...]) -> str:
+    """The names of the fields that a row lacks."""
+    return ", ".join(repr(f) for f in fields if not isinstance(row, dict) or f not in row)
 
 
 PromptReader = Callable[[PromptSource], Iterator[CandidatePrompt]]

@@ -1,6 +1,7 @@
 """What a run writes: prompts, report, rejects. All beside their names first, renamed at the end."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, TextIO
 from command_line import InputError
 from preparation_report import PreparationReport
 from prompt_records import write_prompts
+
+logger = logging.getLogger(__name__)
 
 
 def report_path(output_path: Path) -> Path:
@@ -75,6 +78,8 @@ class PromptOutput:
         print(self.report.table())
         if not records:
             raise InputError(f"no prompt is left (see the table above); {self.path} is not written")
+        for warning in self.report.empty_sources():
+            logger.warning("warning: %s", warning)
         write_prompts(_beside(self.path), records)
         report = json.dumps(self.report.as_json(), indent=2, ensure_ascii=False)
         _beside(self.report_path).write_text(report + "\n", encoding="utf-8")

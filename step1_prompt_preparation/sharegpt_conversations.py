@@ -1,19 +1,19 @@
 """ShareGPT conversations in all their shapes: what opened one, if a human did and got an answer."""
 
-import re
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from prompt_records import is_valid_unicode
 from row_files import UNREADABLE_ROW
 
-TURN_FIELDS = ("conversations", "items")
-TEXT_FIELDS = ("markdown", "value", "text")  # a markdown field is the cleaner of the two
+TURN_FIELDS = ("conversations", "items", "messages", "conversation")
+SPEAKER_FIELDS = ("from", "role")
+TEXT_FIELDS = ("markdown", "value", "text", "content")  # a markdown field is the cleanest
 ID_FIELDS = ("id", "conversation_id")
 COLUMNS = (*ID_FIELDS, *TURN_FIELDS)
-HUMANS = ("human", "user")
+HUMANS = ("human", "user", "prompter")
 MOST_CHARACTERS = 100_000  # far above any prompt length that a later step keeps
-PIECE_ID = re.compile(r".+_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Opening:
 
     text: Any
     reason: str | None = None
+    name: str = ""  # the conversation's id
+    turns: int = 0
+    human_first: bool = False
 
 
 def has_turn_field(row: Any) -> bool:
@@ -30,43 +33,62 @@ def has_turn_field(row: Any) -> bool:
 
 
 def opening_prompt(row: Any) -> Opening:
-    """The first turn, where a human opened and somebody answered.
-
-    Long conversations are spread in pieces with ids like abc_0, abc_8: a piece that is not the
-    first does not open the conversation, whoever speaks first in it.
-    """
+    """The first turn, where a human opened and somebody answered."""
     if row is UNREADABLE_ROW:
         return Opening(None, "invalid_unicode")
     if not isinstance(row, dict):
         return Opening(row, "not_a_conversation")
-    turns = next((row[field] for field in TURN_FIELDS if row.get(field) is not None), None)
+    turns = _turns(row)
     if not isinstance(turns, list) or not turns:
         return Opening(None, "no_turns")
     if not all(isinstance(turn, dict) for turn in turns):
         return Opening(turns, "malformed_turn")
-    while turns and turns[0].get("from") == "system":
-        turns = turns[1:]
-    text = _text(turns[0]) if turns else None
-    return Opening(text, _piece_reason(row) or _turns_reason(turns) or _text_reason(text))
-
-
-def _piece_reason(row: dict[str, Any]) -> str | None:
+    spoken = turns
+    while spoken and _speaker(spoken[0]) == "system":
+        spoken = spoken[1:]
+    text = _text(spoken[0]) if spoken else None
     name = next((row[field] for field in ID_FIELDS if isinstance(row.get(field), str)), "")
-    piece = PIECE_ID.fullmatch(name)
-    return "later_piece" if piece and int(piece[1]) > 0 else None
+    reason = _turns_reason(spoken) or _text_reason(text)
+    return Opening(text, reason, name, len(turns), bool(spoken) and _speaker(spoken[0]) in HUMANS)
+
+
+def _turns(row: dict[str, Any]) -> Any:
+    """The list of turns; some tables hold it as JSON text."""
+    turns = next((row[field] for field in TURN_FIELDS if row.get(field) is not None), None)
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        try:
+            return json.loads(turns)
+        except (ValueError, RecursionError):
+            return None
+    return turns
 
 
 def _turns_reason(turns: list[dict[str, Any]]) -> str | None:
-    if not turns or turns[0].get("from") not in HUMANS:
+    if turns and not any(field in turns[0] for field in SPEAKER_FIELDS):
+        return "turn_without_speaker"
+    if not turns or _speaker(turns[0]) not in HUMANS:
         return "not_opened_by_human"
     answered = any(
-        turn.get("from") not in HUMANS and (_text(turn) or "").strip() for turn in turns[1:]
+        _speaker(turn) not in HUMANS and (_text(turn) or "").strip() for turn in turns[1:]
     )
     return None if answered else "unanswered"
 
 
+def _speaker(turn: dict[str, Any]) -> str | None:
+    name = next((turn[field] for field in SPEAKER_FIELDS if isinstance(turn.get(field), str)), None)
+    return name.strip().lower() if name else None
+
+
 def _text(turn: dict[str, Any]) -> str | None:
-    return next((turn[field] for field in TEXT_FIELDS if isinstance(turn.get(field), str)), None)
+    """A turn's text; of a list of parts, as chat servers write it, the text parts."""
+    for field in TEXT_FIELDS:
+        value = turn.get(field)
+        if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+            parts = [part["text"] for part in value if isinstance(part.get("text"), str)]
+            value = "\n".join(parts) if parts else None
+        if isinstance(value, str):
+            return value
+    return None
 
 
 def _text_reason(text: str | None) -> str | None:

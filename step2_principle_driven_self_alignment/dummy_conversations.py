@@ -8,6 +8,7 @@ from prompt_file import prompt_id_of, read_rows
 from training_file import seeded_key
 from user_error import UserError
 
+DUMMY_DATA = Path(__file__).resolve().parent.parent / "dummy_data" / "vicuna_dummy_data.json"
 SOURCE = "dummy"
 SPEAKERS = ("human", "gpt")
 HEADING_LINE = re.compile(r"^[ \t]*### (?:User|Dromedary)[ \t]*$", re.MULTILINE)

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model_check import EarlyCheck, read_principles
-from engine.launch_ranks import LaunchRanks, OtherRankError
+from engine.launch_ranks import LaunchRanks
 from filter_settings import FilterSettings, number
 from generation_report import GenerationReport, share_counts
 from prompt_file import deal_prompts, read_principle_prompt, read_prompts
@@ -40,7 +40,7 @@ from response_shards import find_shards, finish_reasons, manifest_path, run_name
 from run_manifest import RunManifest, describe_run
 from shard_writer import ShardWriter, complete_status
 from tqdm.contrib.logging import logging_redirect_tqdm
-from user_error import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, CommandLine, UserError, run_script
+from user_error import EXIT_DONE, CommandLine, UserError, run_script
 
 if TYPE_CHECKING:  # torch takes seconds to import; a launch without work does without
     from engine.engine import Completion, Engine, EngineSettings, Request
@@ -119,10 +119,15 @@ def main() -> int:
     """Answers what is left of this launch's share of the prompts; returns the exit code."""
     args, drain = parse_args(), DrainSignal()
     start_logging(args)
+    work = args.ranks.decide(lambda: look_up_work(args))
+    code = show_dry_run(args, work) if args.dry_run else answer_rest(args, work, drain)
+    args.ranks.leave()
+    return code
+
+
+def answer_rest(args: argparse.Namespace, work: "LaunchWork", drain: "DrainSignal") -> int:
+    """Takes this launch's shards and answers what no shard of the run does; the exit code."""
     ranks, run = args.ranks, run_name(args.output_file)
-    work = ranks.decide(lambda: look_up_work(args))
-    if args.dry_run:
-        return show_dry_run(args, work)
     writer = ShardWriter(run, args.group_size, args.group_rank + ranks.group_index)
     with ExitStack() as opened:
 
@@ -150,7 +155,6 @@ def main() -> int:
         elif ranks.leads_group:
             logger.info("complete: all %d prompts of the group are answered already", len(share))
             complete_status(writer, share_counts(Counter(before.values()), len(share)))
-    ranks.leave()
     return EXIT_DONE if finished else EXIT_DRAINED
 
 
@@ -380,13 +384,5 @@ def start_logging(args: argparse.Namespace) -> None:
     )
 
 
-def run_on_all_ranks() -> int:
-    """`main`, where an error of one rank ends all of them, with one line and one exit code."""
-    try:
-        return main()
-    except OtherRankError as error:
-        return EXIT_USER_ERROR if error.by_user else EXIT_FAILED
-
-
 if __name__ == "__main__":
-    sys.exit(run_script(run_on_all_ranks, logger.error))
+    sys.exit(run_script(main, logger.error))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model_check import SAMPLE, read_principles
-from dummy_conversations import draw_share, read_dummy_records
+from dummy_conversations import DUMMY_DATA, draw_share, read_dummy_records
 from filter_report import build_report, render_card, render_page
 from filter_settings import PROMPTS, FilterSettings, number
 from filter_statistics import FilterStatistics
@@ -46,7 +46,6 @@ from user_error import CommandLine, TryAgainError, UserError, run_script
 
 logger = logging.getLogger("merge")
 
-DUMMY_DATA = Path(__file__).resolve().parent.parent / "dummy_data" / "vicuna_dummy_data.json"
 BYTES_FOR_A_WORKER = 20_000_000  # less is judged before a second process has started
 BYTES_OF_A_RESPONSE = 1500  # about
 

@@ -161,11 +161,13 @@ class MergedFiles:
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
 
-    def publish(self) -> None:
+    def publish(self, written: list[Path] | None = None) -> None:
         """Renames everything into place: reports first, the training records last.
 
         So a training file never stands beside an older report, at whatever point a merge is killed.
+        `written`: the files that there are, in this order, if not all.
         """
-        for path in [self.report, self.page, self.card, *self.dataset_files, self.training]:
+        everything = [self.report, self.page, self.card, *self.dataset_files, self.training]
+        for path in written or everything:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.beside(path).replace(path)

@@ -44,6 +44,9 @@ class EngravingArguments:
     lora_r: int = setting(64, "Rank of the adapter.", least=1)
     lora_alpha: float = setting(16.0, "Scale of the adapter: alpha / rank.", above=0)
     lora_dropout: float = setting(0.0, "Dropout in front of the adapter.", least=0, below=1)
+    lora_target_modules: str = setting(
+        "all-linear", "Layers that get the adapter, as q_proj,v_proj; all-linear: all but the head."
+    )
     packing: bool = setting(True, "Lay examples end to end; false pads them instead.")
     resume: str = setting(
         "auto",

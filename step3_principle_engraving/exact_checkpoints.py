@@ -31,7 +31,7 @@ FINGERPRINT = "run_fingerprint.json"
 COMPLETED = "completed"
 OWN_SETTINGS = (
     *("source_max_len", "target_max_len", "bits", "full_finetune", "lora_r", "lora_alpha"),
-    *("lora_dropout", "packing"),
+    *("lora_dropout", "lora_target_modules", "packing"),
 )
 TRAINING_SETTINGS = (
     *("seed", "data_seed", "learning_rate", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),

@@ -192,6 +192,7 @@ def build_trainer(
             dropout=arguments.lora_dropout,
             bits=arguments.bits,
             checkpointing=bool(recipe.activation_checkpointing),
+            targets=arguments.lora_target_modules,
         )
     return ExactTrainer(
         model=model,

@@ -13,8 +13,9 @@ from synthetic_conversations import ConversationMaker
 PROMPTS = Path(__file__).resolve().parent.parent.parent / "prompts"
 USER_HEADING = "### User\n"
 ASSISTANT_HEADING = "\n\n### Dromedary\n"
-ARTICLE_SHARE = 0.4
+ARTICLE_SHARE = 0.3
 HEADED_SHARE = 0.5  # of the pages: those that an introduction of the assistant stands above
+QUESTION_SHARE = 0.8  # of what stands under `### User`; the rest is prose
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class DocumentMaker:
 
     def entry(self) -> str:
         """What stands under `### User`: a question, or prose like everything else."""
-        if self.rng.random() < 0.5:
+        if self.rng.random() < QUESTION_SHARE:
             return self.maker.conversation().prompt
         return self.paragraph(self.maker.draw_topics("page"))
 

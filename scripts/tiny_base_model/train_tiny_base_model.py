@@ -249,6 +249,9 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer_model: bytes, folder: Pat
 def write_log(args: argparse.Namespace, parameters: int, losses: list[dict], seconds: int) -> None:
     settings = {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
     log = {"settings": settings, "parameters": parameters, "seconds": seconds, "losses": losses}
+    if args.continue_from:
+        earlier = args.continue_from / "training_log.json"
+        log["continued_from"] = json.loads(earlier.read_text())
     (args.output_dir / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from user_error import UserError
+from user_error import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import; a launch without work does without
     import torch
@@ -29,15 +29,12 @@ LOADING_TIMEOUT = timedelta(hours=3)  # between the first rank that has loaded a
 Answer = TypeVar("Answer")
 
 
-class OtherRankError(RuntimeError):
-    """Another rank met an error; that rank reports it.
+class OtherRankError(UserError):
+    """Another rank met an error and reports it; this one ends in silence, with its exit code."""
 
-    `by_user`: whether it was a UserError.
-    """
-
-    def __init__(self, message: str, *, by_user: bool = False) -> None:
-        super().__init__(message)
-        self.by_user = by_user
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -172,13 +169,13 @@ class LaunchRanks:
                 answer = look()
             except Exception as own_error:
                 error = own_error
-        told = (answer, None if error is None else (str(error), isinstance(error, UserError)))
-        answers = [self._broadcast(told, rank) for rank in askers]
+        code = 0 if error is None else getattr(error, "exit_code", EXIT_FAILED)
+        answers = [self._broadcast((answer, code), rank) for rank in askers]
         if error is not None:
             raise error
-        for rank, (_, trouble) in zip(askers, answers, strict=True):
-            if trouble is not None:
-                raise OtherRankError(f"rank {rank}: {trouble[0]}", by_user=trouble[1])
+        codes = [code for _, code in answers if code]
+        if codes:
+            raise OtherRankError(codes[0])
         return [answer for answer, _ in answers]
 
     def _broadcast(self, message: Any, source: int) -> Any:

@@ -1,5 +1,6 @@
 """Where launchers run: salloc and srun, sbatch, an array, a plain shell; what they refuse."""
 
+import json
 import re
 import shlex
 import shutil
@@ -164,3 +165,26 @@ def test_shellcheck_has_no_complaints(repository):
     command = ["shellcheck", "--external-sources", *map(str, launchers + others)]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_questions_are_answered_by_sbatch(slurm_launch, cluster):
+    """Second turns too; each turn is a run of its own, over both GPUs of the job."""
+    questions = [
+        {"question_id": 1, "turns": ["How does rain form?"]},
+        {"question_id": 2, "turns": ["Name a moon.", "Another one?"]},
+    ]
+    lines = "".join(json.dumps(question) + "\n" for question in questions)
+    (slurm_launch.data / "question.jsonl").write_text(lines)
+    output = slurm_launch.data / "answers"
+    model = slurm_launch.environment["MODEL_DIR"]
+    arguments = (model, slurm_launch.data / "question.jsonl", output)
+    limits = ("--max_new_tokens", 8, "--max_own_tokens", 300, "--device", "cpu")
+    settings = {"GPUS_PER_NODE": "2", "GPUS_PER_GROUP": "1"}
+    script = "scripts/answer_questions.sh"
+    job = slurm_launch.submit("--gres=gpu:32g:2", script, *arguments, *limits, **settings)
+    assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
+    (model_answer,) = (output / "model_answer").iterdir()
+    answers = [json.loads(line) for line in model_answer.open()]
+    assert [len(answer["choices"][0]["turns"]) for answer in answers] == [1, 2]
+    assert len(list(output.glob("turn_1_2shards_*.jsonl"))) == 2

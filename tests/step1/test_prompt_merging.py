@@ -1,7 +1,9 @@
 """Cleaning and merging: what each collection gives, what goes, and in which order."""
 
+import gzip
 import hashlib
 import json
+import math
 import random
 
 import clean_and_merge_prompts
@@ -109,6 +111,34 @@ def test_oasst_gives_roots_that_have_an_answer(merge, write_json):
     records, report = merge(oasst_data=path, languages="es,fr")
     assert instructions(records) == {"¿Qué es un río?"}
     assert reasons(report)["other_language"] == 1
+
+
+def test_oasst_is_read_in_each_published_form(merge, tmp_path):
+    """A message or a tree a row; pandas' NaN for "no parent"; compressed or not."""
+    flat = [dict(row, parent_id=row["parent_id"] or math.nan) for row in TREE[:5]]
+    trees = [
+        {
+            "message_tree_id": root["message_id"],
+            "prompt": {**root, "replies": [dict(reply, replies=[])]},
+        }
+        for root, reply in (TREE[:2], TREE[2:4])
+    ]
+    trees.append({"message_tree_id": "r3", "prompt": {**TREE[4], "replies": []}})
+    for name, rows in (("flat.messages.jsonl.gz", flat), ("trees.jsonl.gz", trees)):
+        lines = "\n".join(map(json.dumps, rows))
+        (tmp_path / name).write_bytes(gzip.compress(lines.encode()))
+        records, report = merge(oasst_data=tmp_path / name)
+        assert instructions(records) == {"What is a fjord?", "¿Qué es un río?"}
+        assert reasons(report) == {"not_a_root": 2, "unanswered": 1}
+
+
+def test_a_collection_without_a_prompt_is_warned_of(merge, write_json, caplog):
+    unanswered = write_json(TREE[4:5], "oasst.jsonl")
+    merge(
+        oasst_data=unanswered, sharegpt_prompt_path=write_json([{"instruction": "What is a cat?"}])
+    )
+    assert "warning: oasst1 gave no prompt; its 1 rows: unanswered 1" in caplog.text
+    assert "sharegpt gave" not in caplog.text
 
 
 def test_lengths_duplicates_and_leaks_go(merge, write_json, tmp_path):

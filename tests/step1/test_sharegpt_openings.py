@@ -24,10 +24,30 @@ ACCEPTED = {
         ]
     },
     "system turn in front": {"conversations": [{"from": "system", "value": "Be kind"}, *TURNS]},
+    "chat keys": {
+        "messages": [
+            {"role": "user", "content": "Hi there"},
+            {"role": "assistant", "content": "Hello"},
+        ]
+    },
+    "content in parts": {
+        "conversations": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi there"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+        ]
+    },
+    "other spelling": {
+        "conversations": [
+            {"from": "Human", "value": "Hi there"},
+            {"from": "GPT", "value": "Hello"},
+        ]
+    },
+    "JSON text in a column": {"conversations": json.dumps(TURNS)},
+    "a number in the id": {"id": "identity_3", "conversations": TURNS},
     "two human turns": {"conversations": [TURNS[0], *TURNS]},
 }
 REFUSED = {
-    "later_piece": {"id": "abc_3", "conversations": TURNS},
+    "turn_without_speaker": {"conversations": [{"text": "Hi there"}, *TURNS]},
     "not_opened_by_human": {"conversations": TURNS[::-1]},
     "unanswered": {"conversations": TURNS[:1]},
     "no_turns": {"id": "a", "conversations": []},
@@ -60,7 +80,8 @@ def test_odd_rows_have_no_turns(row):
 @pytest.mark.parametrize("turn", [{}, {"from": ["x"]}, {"from": None, "value": 3}], ids=repr)
 def test_odd_turns_are_no_openings(turn):
     """A speaker that is a list cannot be looked up in a set; it once could end the run."""
-    assert opening_prompt({"conversations": [turn, *TURNS]}).reason == "not_opened_by_human"
+    reason = "not_opened_by_human" if turn else "turn_without_speaker"
+    assert opening_prompt({"conversations": [turn, *TURNS]}).reason == reason
     assert opening_prompt({"conversations": [TURNS[0], turn]}).reason == "unanswered"
 
 
@@ -114,10 +135,48 @@ def test_bad_rows_are_counted_and_kept_apart(collect, write_json, tmp_path):
     ]
 
 
-def test_ids_that_merely_end_in_numbers_are_warned_of(collect, write_json, conversation, caplog):
-    rows = [conversation(f"Question {n}?", "Yes", name=f"row_{n}") for n in range(10)]
-    collect(write_json(rows))
-    assert "9 of 10 conversations have ids ending in _1" in caplog.text
+def numbered(prefix: str, *pieces: tuple[int, str]) -> list[dict]:
+    """Conversations of two turns with these numbers, each opened by this speaker."""
+    return [
+        {
+            "id": f"{prefix}_{number}",
+            "conversations": [
+                {"from": speaker, "value": f"What is {prefix} {number}?"},
+                {"from": "gpt" if speaker == "human" else "human", "value": "It is"},
+            ],
+        }
+        for number, speaker in pieces
+    ]
+
+
+WHOLE = numbered("identity", *((n, "human") for n in range(20)))
+SPLIT = numbered("kP2sVx7", (0, "human"), (2, "human"), (5, "gpt"))
+ALONE = numbered("Qx9Lm2T", (8, "human")) + numbered("z8Yw1Kp", (3, "gpt"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "later"),
+    [
+        (WHOLE, 0),  # they would overlap, and odd turns would be the assistant's
+        (SPLIT, 2),
+        (WHOLE + SPLIT, 2),
+        (numbered("abc", (8, "human")), 0),  # a number alone shows nothing
+        (SPLIT + ALONE, 4),  # but the others show what it means here
+        (WHOLE + ALONE, 0),
+    ],
+)
+def test_the_series_shows_what_a_number_in_an_id_means(collect, write_json, rows, later):
+    """499 of 500 conversations named identity_N were left out as pieces of one, without a word."""
+    rows = [*rows, *numbered("plain", (0, "human"))]
+    _, report = collect(write_json(rows[::2], "a.json"), write_json(rows[1::2], "b.json"))
+    reasons = {r: n["total"] for r, n in report["dropped"]["by_reason"].items()}
+    assert reasons.get("later_piece", 0) == later
+
+
+def test_a_file_of_later_pieces_is_warned_of(collect, write_json, caplog):
+    collect(write_json([*SPLIT, *SPLIT], "pieces.json"), write_json(WHOLE, "whole.json"))
+    assert "pieces.json: 4 of 6 conversations have ids such as abc_8" in caplog.text
+    assert "whole.json" not in caplog.text
 
 
 def test_real_conversations_give_sensible_counts(collect, shared_data):

@@ -2,10 +2,11 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prompt_file import prompt_id_of, read_prompts
+from prompt_format import SELF_ALIGN, PromptFormat
 from response_shards import encode_row, manifest_path, shard_path
 from run_manifest import RunManifest, hash_prompt_ids, hash_text
 
@@ -55,11 +56,16 @@ class Run:
         path.write_bytes(b"".join(map(encode_row, rows)) + end)
         return path
 
-    def manifest(self, prompts: list[dict]) -> None:
+    def manifest(
+        self,
+        prompts: list[dict],
+        dialogue: PromptFormat = SELF_ALIGN,
+        limit: int | None = None,
+    ) -> None:
         """Writes the prompt file and the manifest that the generator leaves beside the shards."""
         prompt_file = self.folder / "prompts.json"
         prompt_file.write_text(json.dumps(prompts))
-        ids = [record["id"] for record in read_prompts(prompt_file)]
+        ids = [record["id"] for record in read_prompts(prompt_file)][:limit]
         texts = dict.fromkeys(
             ("model_config", "weights", "tokenizer", "principle_prompt", "filter_rules"), "0"
         )
@@ -76,6 +82,7 @@ class Run:
             prompts=len(ids),
             prompt_ids_hash=hash_prompt_ids(ids),
             input_file=str(prompt_file),
+            prompt_format=asdict(dialogue),
         ).save(manifest_path(self.path))
 
     def merge(self, monkeypatch, *flags, pattern="run_*shards_*.jsonl", output="merged.json"):

@@ -52,7 +52,7 @@ FOUR = """
 import os, sys
 import torch
 from engine.launch_ranks import LaunchRanks, OtherRankError
-from user_error import UserError
+from user_error import TryAgainError, UserError
 
 def fail(kind):
     raise kind("no such prompts")
@@ -62,12 +62,12 @@ def main(rank):
     ranks = LaunchRanks.from_environment(2)
     assert ranks.decide(lambda: f"rank {rank}") == "rank 0"
     assert ranks.ask_leaders(lambda: rank) == [0, 2]
-    for kind in (UserError, OSError):
+    for kind, code in ((UserError, 2), (TryAgainError, 1), (OSError, 1)):
         try:
             ranks.decide(lambda: fail(kind))
         except (OtherRankError if rank else kind) as error:
-            assert "no such prompts" in str(error)
-            assert not rank or error.by_user == (kind is UserError)
+            assert str(error) == ("" if rank else "no such prompts"), "one rank says it"
+            assert not rank or error.exit_code == code
         else:
             raise AssertionError("nothing was raised")
     ranks.join(torch.device("cpu"))

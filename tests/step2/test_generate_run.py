@@ -7,8 +7,9 @@ the same tokens whatever the batch, the groups or the interruptions were.
 import json
 import os
 import random
-import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from user_error import run_script as run_main
 SCRIPT = "step2_principle_driven_self_alignment/generate_self_align_response.py"
 MERGE = "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py"
 KILLS = int(os.environ.get("SELF_ALIGN_KILLS", "4"))  # more by hand
-PROMPTS = max(24, 8 * KILLS // 8 * 8)
+PROMPTS = 24 if KILLS <= 4 else 8 * KILLS
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,7 @@ def test_kills_at_random_moments_change_nothing(
     print(f"{KILLS} kills, {len(find_shards(tmp_path / 'out' / 'run'))} shards; {run}")
     undisturbed = tmp_path / "undisturbed" / "run_1shards_0.jsonl"
     undisturbed.parent.mkdir()
+    shutil.copy(tmp_path / "out" / "run.manifest.json", undisturbed.parent)
     undisturbed.write_text("".join(json.dumps(row) + "\n" for row in reference.values()))
     done = run_script(
         *(MERGE, "--data_file_pattern", undisturbed, "--min_length", 20, *principles),
@@ -379,18 +381,24 @@ def test_one_launch_of_three_groups_shares_the_prompts_out(
     _, log = process.communicate()
     assert process.returncode == 0, log
     shards = find_shards(tmp_path / "out" / "run")
-    assert [shard.read_text().count("\n") for shard in shards] == [11, 11, 10]
+    rows = [shard.read_text().count("\n") for shard in shards]
+    assert len(rows) == 3 and sum(rows) == PROMPTS and max(rows) - min(rows) <= 1
     assert responses(tmp_path / "out/run.jsonl") == reference
 
 
 @pytest.mark.slow
 def test_an_error_of_rank_0_ends_every_rank_with_one_line(repository, arguments, tmp_path):
+    """All of them with the exit code that tells a launcher not to try again."""
     arguments[arguments.index("--input_file") + 1] = str(tmp_path / "nowhere.json")
-    process = start(repository, arguments, processes=2)
-    _, log = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert log.count("no such prompt file") == 1
-    assert set(re.findall(r"exitcode\s*:\s*(\d+)", log)) == {"2"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    ranks = [{**place, "RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    processes = [start(repository, arguments, env=rank) for rank in ranks]
+    logs = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], logs
+    assert "no such prompt file" in logs[0] and len(logs[0].splitlines()) == 1
+    assert logs[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -543,6 +551,24 @@ def test_marks_that_editors_put_in_front_are_no_part_of_a_text(
     assert generate(*arguments, "--limit", 5) == 0
     found = responses(tmp_path / "out/run.jsonl")
     assert found == {prompt_id: reference[prompt_id] for prompt_id in sorted(reference)[:5]}
+
+
+def test_a_file_that_may_not_grow_ends_the_launch_with_one_line(
+    repository, arguments, tmp_path, reference, generate
+):
+    """As a full disk does: what is answered stays, and the next launch goes on."""
+    command = [sys.executable, str(repository / SCRIPT), *map(str, arguments), "--slots", "2"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert "run_1shards_0.jsonl: file too large; raise the limit (`ulimit -f`)" in error
+    assert "Traceback" not in done.stderr
+    before = len(responses(tmp_path / "out/run.jsonl"))
+    assert 0 < before < PROMPTS
+    assert generate(*arguments) == 0
+    assert responses(tmp_path / "out/run.jsonl") == reference
 
 
 def test_a_generation_that_keeps_nothing_says_so(generate, arguments, tmp_path, caplog):

@@ -181,6 +181,25 @@ def test_answers_to_prompts_of_another_run_are_refused(run, refused, flags):
     assert prompt(77)["id"] in message
 
 
+def test_as_many_foreign_answers_as_missing_ones_are_no_complete_run(run, refused):
+    """The numbers fit then; only the ids tell, also when the prompt file is gone."""
+    run.shard(3, 1, [answer(1), answer(4), answer(7), answer(77)])
+    assert prompt(77)["id"] in refused(run)
+    (run.folder / "prompts.json").unlink()
+    assert "answer prompts that are not of the run" in refused(run)
+
+
+def test_the_missing_ids_of_a_limited_run_are_named(tmp_path, refused):
+    """`--limit` takes the prompts with the smallest ids; the others are not missed."""
+    run = Run(tmp_path)
+    run.manifest(PROMPTS, limit=7)
+    first = sorted(PROMPTS, key=lambda record: record["id"])[:7]
+    numbers = [PROMPTS.index(record) for record in first]
+    run.shard(1, 0, [answer(number) for number in numbers[:-2]])
+    shown = ", ".join(ids(*numbers[-2:]))
+    assert f"2 of 7 prompts have no answer (ids {shown})" in refused(run)
+
+
 def test_shards_of_two_runs_are_refused(run, refused):
     Run(run.folder, "run_b").shard(3, 0, [answer(1)])
     assert "shards of 2 runs" in refused(run, pattern="run*.jsonl")
