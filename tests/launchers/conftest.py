@@ -211,7 +211,9 @@ class Launch:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 marked = mark in b"\0" + (folder / "environ").read_bytes()
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             if marked and command and part in command:
