@@ -50,7 +50,7 @@ def test_a_drained_array_task_goes_on_after_its_requeue(slurm_launch, cluster):
     assert 0 < shard.read_text().count("\n") < 8, "drained too late to tell"
     assert cluster.wait_for_end(job, 240) == {"COMPLETED"}, slurm_launch.screens()
     assert slurm_launch.answered_once(NAME_70B, 16)
-    assert cluster.job(f"{job}_0")["Restarts"] == "0"
+    assert cluster.job(f"{job}_0")["Restarts"] == "0", slurm_launch.screens()
     log = slurm_launch.log(f"{NAME_70B}_job{job}_group1")
     assert re.findall(r"job \d+, start (\d), group 1 of 2", log) == ["1", "2"]
     assert "drained" in log and log.count("done: 8 of 8 prompts answered") == 1
