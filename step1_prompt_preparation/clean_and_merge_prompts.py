@@ -8,6 +8,7 @@ Writes   a JSON array of prompt records, and beside it OUTPUT.report.json with t
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -51,7 +52,7 @@ MOST_CHARACTERS = 100_000  # more is not cleaned, but dropped at once
 
 
 class MeasuredPrompt(NamedTuple):
-    """A record with what the model will read of it, and how many tokens that is."""
+    """A record with its text, and how many tokens that is with step 2's cue."""
 
     record: dict[str, Any]
     text: str
@@ -72,14 +73,19 @@ def parse_args() -> argparse.Namespace:
         metavar="CODE,...",
         help="languages of OASST1 to keep, such as en,es (all)",
     )
-    for flag, default, which in (("min", 2, "shortest"), ("max", 256, "longest")):
-        add(
-            f"--{flag}_prompt_len",
-            type=positive_integer,
-            default=default,
-            metavar="INTEGER",
-            help=f"{which} prompt, in tokens",
-        )
+    limits = (
+        ("min", 2, "shortest prompt, in tokens"),
+        ("max", 256, "longest prompt, in tokens, with the cue that step 2 puts behind it"),
+    )
+    for which, default, what in limits:
+        flag = f"--{which}_prompt_len"
+        add(flag, type=positive_integer, default=default, metavar="INTEGER", help=what)
+    add(
+        "--max_per_source",
+        type=positive_integer,
+        metavar="INTEGER",
+        help="most prompts of one source (all); which ones is decided by --seed",
+    )
     add(
         "--near_duplicate_threshold",
         type=fraction,
@@ -126,7 +132,7 @@ def main() -> None:
     benchmarks = find_sources(args.decontaminate_against, "--decontaminate_against")
     counter = TokenCounter(args.tokenizer_name)
     questions = BenchmarkQuestions.from_sources(benchmarks)
-    report = PreparationReport("tokens", settings(args, [source for source, _ in inputs]))
+    report = PreparationReport("tokens", settings(args, counter, inputs))
     with PromptOutput(args.output_file, report, args.rejects_file) as output:
         records = clean(read_candidates(inputs, report), output)
         prompts = of_fitting_length(records, counter, args, output)
@@ -134,6 +140,7 @@ def main() -> None:
         prompts = without_duplicates(prompts, output)
         prompts = without_benchmark_questions(prompts, questions, output)
         prompts = without_near_duplicates(prompts, args.near_duplicate_threshold, output)
+        prompts = at_most_per_source(prompts, args.max_per_source, args.seed, output)
         prompts = seeded_order(prompts, args.seed, lambda prompt: prompt.record["id"])
         output.finish([prompt.record for prompt in prompts], (prompt.tokens for prompt in prompts))
 
@@ -157,12 +164,20 @@ def find_inputs(args: argparse.Namespace) -> list[tuple[PromptSource, PromptRead
     ]
 
 
-def settings(args: argparse.Namespace, sources: list[PromptSource]) -> dict[str, object]:
+def settings(
+    args: argparse.Namespace,
+    counter: TokenCounter,
+    inputs: list[tuple[PromptSource, PromptReader]],
+) -> dict[str, object]:
     """What the report says about how the run was set up."""
-    names = ("seed", "min_prompt_len", "max_prompt_len", "near_duplicate_threshold", "languages")
-    chosen: dict[str, object] = {name: getattr(args, name) for name in names}
-    return chosen | {
-        "files": [source.name for source in sources],
+    names = (
+        *("seed", "min_prompt_len", "max_prompt_len", "near_duplicate_threshold", "languages"),
+        "max_per_source",
+    )
+    return {
+        **{name: getattr(args, name) for name in names},
+        "tokenizer": counter.description,
+        "files": [source.name for source, _ in inputs],
         "decontaminate_against": sorted(args.decontaminate_against),
     }
 
@@ -223,9 +238,9 @@ def of_fitting_length(
     records = iter(records)
     while batch := list(islice(records, PROMPTS_PER_BATCH)):
         texts = list(map(full_prompt, batch))
-        lengths = counter.count(texts, args.max_prompt_len)
+        lengths = counter.count_in_dialogue(texts, args.max_prompt_len)
         for prompt in map(MeasuredPrompt, batch, texts, lengths):
-            if prompt.tokens < args.min_prompt_len:
+            if prompt.tokens - counter.cue < args.min_prompt_len:
                 drop(prompt, "too_short", output)
             elif prompt.tokens > args.max_prompt_len:
                 drop(prompt, "too_long", output)
@@ -274,6 +289,23 @@ def without_near_duplicates(
     for dropped, kept in stands_for.items():
         drop(prompts[dropped], "near_duplicate", output, of=prompts[kept].record["id"])
     return [prompt for number, prompt in enumerate(prompts) if number not in stands_for]
+
+
+def at_most_per_source(
+    prompts: list[MeasuredPrompt], most: int | None, seed: int, output: PromptOutput
+) -> list[MeasuredPrompt]:
+    """A seeded uniform sample of each source that has more prompts than wished."""
+    if most is None:
+        return prompts
+    kept, taken = [], Counter()
+    for prompt in seeded_order(prompts, seed, lambda prompt: prompt.record["id"]):
+        source = prompt.record["source"]
+        taken[source] += 1
+        if taken[source] <= most:
+            kept.append(prompt)
+        else:
+            drop(prompt, "not_drawn", output)
+    return kept
 
 
 def drop(prompt: MeasuredPrompt, reason: str, output: PromptOutput, **details: object) -> None:

@@ -192,7 +192,9 @@ class OpenOrcaSampler:
             chunk = candidates[start : start + size]
             start += size
             texts = [_decoded(text) for _, text, _ in chunk]
-            lengths = self.counter.count([text or "" for text in texts], self.rules.max_tokens)
+            lengths = self.counter.count_in_dialogue(
+                [text or "" for text in texts], self.rules.max_tokens
+            )
             for text, length, (_, raw, copies) in zip(texts, lengths, chunk, strict=True):
                 if len(drawn) == self.rules.samples:
                     return

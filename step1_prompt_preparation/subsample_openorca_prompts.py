@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
         type=positive_integer,
         default=256,
         metavar="INTEGER",
-        help="longest prompt, in tokens",
+        help="longest prompt, in tokens, with the cue that step 2 puts behind it",
     )
     add_tokenizer_argument(parser)
     add_seed_argument(parser, "the sample")
@@ -89,7 +89,9 @@ def main() -> None:
                 yield batch
                 progress.update(len(batch.collections))
 
-    report = PreparationReport("tokens", {**vars(rules), "files": [s.name for s in sources]})
+    files = [source.name for source in sources]
+    settings = {**vars(rules), "tokenizer": counter.description, "files": files}
+    report = PreparationReport("tokens", settings)
     with PromptOutput(args.output_path, report, args.rejects_file) as output:
         records, lengths = OpenOrcaSampler(rules, counter, output).draw(read_batches)
         output.finish(records, lengths)

@@ -1,5 +1,6 @@
 """How many tokens a text has, counted in batches by compiled tokenizers, without special tokens."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,10 @@ LONGEST_REMEMBERED = 40  # characters
 MOST_REMEMBERED = 300_000  # words; about 40 MB
 
 
+# How step 2 puts a user prompt behind its principles, in the dialogue of the self-align prompt.
+BEFORE, CUE = "User:", "\n\nWatson (internal thoughts):"
+
+
 class TokenCounter:
     """Counts tokens with one tokenizer.
 
@@ -36,8 +41,15 @@ class TokenCounter:
         Raises:
             InputError: there is none, or it is of an unknown format.
         """
-        self._lengths, vocabulary = _load(_tokenizer_file(tokenizer_name))
+        self._lengths, vocabulary, file = _load(_tokenizer_file(tokenizer_name))
         self.longest_piece = max(map(len, vocabulary))  # characters
+        self.description = {
+            "name": tokenizer_name,
+            "file": file.name,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        self._before = self.count([BEFORE], 1000)[0]
+        self.cue = self.count_in_dialogue(["a"], 1000)[0] - self.count(["a"], 1000)[0]  # tokens
 
     def count(self, texts: Sequence[str], limit: int) -> list[int]:
         """The token count of each text; `limit + 1` for one whose size alone is too much.
@@ -50,6 +62,16 @@ class TokenCounter:
         for index, length in zip(short, counted, strict=True):
             lengths[index] = length
         return lengths
+
+    def count_in_dialogue(self, texts: Sequence[str], limit: int) -> list[int]:
+        """The tokens that step 2 gives each prompt: its own and those of the cue behind it.
+
+        Step 2 leaves `--max_own_tokens` less `--max_new_tokens` for them, 256. The token that
+        begins a text stands before the principles and takes none of this room.
+        """
+        framed = [f"{BEFORE} {text}{CUE}" for text in texts]
+        lengths = self.count(framed, limit + self._before)
+        return [length - self._before for length in lengths]
 
     def surely_longer(self, text: str, limit: int) -> bool:
         """Whether no tokenisation of the text fits into `limit` tokens."""
@@ -93,17 +115,17 @@ def _hub_tokenizer_file(name: str) -> Path:
         ) from error
 
 
-def _load(path: Path) -> tuple[LimitedLengths, list[str]]:
-    """(texts, limit -> lengths) and the pieces of the vocabulary."""
+def _load(path: Path) -> tuple[LimitedLengths, list[str], Path]:
+    """(texts, limit -> lengths), the pieces of the vocabulary, and the file that was read."""
     refuse_lfs_pointer(path)
     if path.suffix == ".json":
-        return _load_rust(path)
+        return *_load_rust(path), path
     try:
-        return _load_sentencepiece(path)
+        return *_load_sentencepiece(path), path
     except (RuntimeError, OSError) as error:
         beside = path.with_name("tokenizer.json")
         if beside.is_file():  # Llama 3 folders: their tokenizer.model is of another kind
-            return _load_rust(beside)
+            return *_load_rust(beside), beside
         raise InputError(
             f"{path}: not a SentencePiece model; give {FLAG} a tokenizer.model of SentencePiece "
             "or a tokenizer.json"

@@ -7,6 +7,8 @@ import pytest
 import sentencepiece
 import tokenizers
 from command_line import InputError
+from engine.tokenizer import load_tokenizer
+from prompt_format import SELF_ALIGN
 from token_lengths import TokenCounter, pieces_stay_within_words
 
 AWKWARD = [
@@ -98,3 +100,20 @@ def test_a_missing_tokenizer_is_an_error(tmp_path):
         TokenCounter(str(tmp_path / "none" / "tokenizer.model"))
     with pytest.raises(InputError, match=r"holds no tokenizer\.model or tokenizer\.json"):
         TokenCounter(str(tmp_path))
+
+
+def test_a_prompt_takes_as_many_tokens_as_in_step_2(tokenizer, tiny_base_model):
+    """A prompt that this stage keeps must not be too long for the next one."""
+    texts = [text for text in AWKWARD if text.strip() == text and text] + [
+        "What is it?",
+        "Say: a\n\nb",
+    ]
+    for file in (
+        tokenizer,
+        tiny_base_model / "tokenizer.json",
+        tiny_base_model / "tokenizer.model",
+    ):
+        step_2 = load_tokenizer(file)
+        own_parts = [SELF_ALIGN.own_part(text, "") for text in texts]
+        lengths = [len(step_2.encode_continuation(own, SELF_ALIGN.ends_with)) for own in own_parts]
+        assert TokenCounter(str(file)).count_in_dialogue(texts, NO_LIMIT) == lengths, file

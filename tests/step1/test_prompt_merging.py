@@ -8,6 +8,7 @@ import random
 
 import clean_and_merge_prompts
 import pytest
+from token_lengths import TokenCounter
 
 TREE = [
     {"message_id": "r1", "parent_id": None, "text": "What is a fjord?", "role": "prompter"},
@@ -183,14 +184,34 @@ def test_lengths_duplicates_and_leaks_go(merge, write_json, tmp_path):
     assert by_reason["near_duplicate"]["of"] in {record["id"] for record in records}
 
 
-def test_prompts_of_exactly_the_limits_stay(merge, write_json):
-    rows = [{"instruction": " ".join("abcdefgh"[:number])} for number in range(1, 9)]
-    path = write_json(rows)
-    _, report = merge(sharegpt_prompt_path=path, min_prompt_len=3, max_prompt_len=6)
+def test_prompts_of_exactly_the_limits_stay(merge, write_json, tokenizer):
+    """The longest may fill step 2's room with the cue; the shortest is measured without it."""
+    cue = TokenCounter(str(tokenizer)).cue
+    path = write_json([{"instruction": " ".join("abcdefgh"[:number])} for number in range(1, 9)])
+    _, report = merge(sharegpt_prompt_path=path, min_prompt_len=3, max_prompt_len=6 + cue)
     assert report["kept"]["total"] == 4
     assert reasons(report) == {"too_short": 2, "too_long": 2}
-    assert report["length_quantiles_tokens"]["0%"] == 3
-    assert report["length_quantiles_tokens"]["100%"] == 6
+    assert report["length_quantiles_tokens"]["0%"] == 3 + cue
+    assert report["length_quantiles_tokens"]["100%"] == 6 + cue
+    assert report["settings"]["tokenizer"] == {
+        "name": str(tokenizer),
+        "file": "tokenizer.model",
+        "sha256": hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
+    }
+
+
+def test_no_source_gives_more_than_wished(merge, write_json):
+    rows = [{"instruction": f"What is {n} times {n}?", "source": f"s{n % 3}"} for n in range(30)]
+    rows = rows[:20] + [row for row in rows[20:] if row["source"] != "s2"]
+    path = write_json(rows)
+    chosen = {
+        seed: merge(sharegpt_prompt_path=path, max_per_source=7, seed=seed) for seed in (1, 2)
+    }
+    for _, report in chosen.values():
+        assert report["kept"]["by_source"] == {"s0": 7, "s1": 7, "s2": 6}
+        assert reasons(report) == {"not_drawn": len(rows) - 20}
+    assert instructions(chosen[1][0]) != instructions(chosen[2][0])
+    assert merge(sharegpt_prompt_path=path, max_per_source=7, seed=1)[0] == chosen[1][0]
 
 
 def test_order_of_rows_and_files_does_not_matter(merge, write_json, tmp_path):
