@@ -221,9 +221,9 @@ class Engine:
             place = torch.cuda.get_device_name(self.device)
         else:
             choose_threads()
-            place = f"{torch.get_num_threads()} CPU threads"
+            place = f"the CPU (threads: {torch.get_num_threads()})"
         name = str(launch.dtype).removeprefix("torch.")
-        chosen = self.settings.dtype == "auto" and place.endswith("threads") and name == "bfloat16"
+        chosen = self.settings.dtype == "auto" and launch.dtype == torch.bfloat16
         hint = ", natively (exact, but slower: --dtype float32)" if chosen else ""
         logger.info("computing on %s in %s%s, %d slots", place, name, hint, self.slots)
 

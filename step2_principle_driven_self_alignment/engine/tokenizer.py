@@ -196,16 +196,14 @@ def _metaspace_bytes(piece: str) -> bytes:
 
 
 def _byte_level_bytes(piece: str) -> bytes:
-    return bytes(BYTE_OF_CHARACTER[character] for character in piece)
+    return piece.translate(BYTE_OF_CHARACTER).encode("latin-1")
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def _byte_level_alphabet() -> dict[int, int]:
     """GPT-2's printable character for each byte, turned around."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    characters = {chr(byte): byte for byte in printable}
-    characters |= {chr(256 + number): byte for number, byte in enumerate(others)}
-    return characters
+    return {256 + number: byte for number, byte in enumerate(others)}
 
 
-BYTE_OF_CHARACTER = _byte_level_alphabet()
+BYTE_OF_CHARACTER = _byte_level_alphabet()  # of those that stand for another one
