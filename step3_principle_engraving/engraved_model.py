@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from engraving_command import DTYPE_NAMES, UserError
+from plain_files import refuse_lfs_pointer
 
 # On import, it recommends a package that doesn't fit the pinned versions.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -16,14 +17,13 @@ from peft import (  # noqa: E402
     get_peft_model,
     prepare_model_for_kbit_training,
 )
+from safetensors import SafetensorError  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
@@ -46,14 +46,6 @@ def choose_device(wanted: str) -> str:
     raise UserError(f"{reason}; --device cpu trains on the CPU")
 
 
-def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name, told to add no special tokens by itself."""
-    try:
-        return AutoTokenizer.from_pretrained(model_name_or_path, clean_up_tokenization_spaces=False)
-    except (OSError, ValueError) as error:
-        raise UserError(_loading_advice("tokenizer", model_name_or_path, error)) from error
-
-
 def load_base_model(
     model_name_or_path: str,
     *,
@@ -62,13 +54,15 @@ def load_base_model(
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The base model on `device`. `bits=4` quantises it to NF4 with double quantisation.
+    """The base model on `device`; `auto` spreads it over all GPUs. `bits=4` quantises it to NF4.
 
     `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
     own.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
+    for path in sorted(Path(model_name_or_path).glob("*.safetensors")):
+        refuse_lfs_pointer(path)
     try:
         config = AutoConfig.from_pretrained(model_name_or_path)
         dtype = dtype or config.dtype or torch.float32
@@ -76,12 +70,12 @@ def load_base_model(
             model_name_or_path,
             dtype=dtype,
             attn_implementation=attention,
-            device_map={"": device},
+            device_map="auto" if device == "auto" else {"": device},
             quantization_config=nf4_config(dtype) if bits == 4 else None,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_loading_advice("model", model_name_or_path, error)) from error
-    if bits == 4 and torch.device(device).type == "cpu":
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(_loading_advice(model_name_or_path, error)) from error
+    if bits == 4 and model.device.type == "cpu":
         _keep_weights_as_quantised(model)
     if attention != "sdpa" and not model._supports_attention_backend:
         raise UserError(
@@ -170,18 +164,17 @@ def merged_model(
     bits: int,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """The engraved model without adapter layers, in `dtype`.
+    """The engraved model without adapter layers, in `dtype` or the base's own.
 
     An adapter trained on a 4-bit base belongs to the *dequantised* weights: merged into the
     original or into 4-bit weights, it answers differently.
     """
+    own = dtype or AutoConfig.from_pretrained(base).dtype or torch.float32
     if not is_adapter(engraved_dir):
-        return load_base_model(str(engraved_dir), dtype=dtype)
-    model = load_base_model(base, bits=bits, dtype=dtype)
+        return load_base_model(str(engraved_dir), dtype=own)
+    model = load_base_model(base, bits=bits, dtype=own)
     if bits == 4:
-        model = model.dequantize()
-        target = dtype or torch.float32
-        model = model.to(target)
+        model = model.dequantize().to(own)
     return PeftModel.from_pretrained(model, engraved_dir).merge_and_unload(safe_merge=True)
 
 
@@ -196,9 +189,9 @@ def is_adapter(folder: Path) -> bool:
     )
 
 
-def _loading_advice(what: str, name: str, error: Exception) -> str:
+def _loading_advice(name: str, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0]
     return (
-        f"the {what} '{name}' can't be loaded: {first_line} "
+        f"the model '{name}' can't be loaded: {first_line} "
         "(--model_name_or_path takes a local folder; without a network, only that)"
     )

@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
+from base_tokenizer import load_tokenizer
 from confidence_intervals import bootstrap_interval, wilson_interval
 from dialogue_format import DEFAULT_META_PROMPTS, MetaPrompt, choose_meta_prompt, engraved_prompt
-from engraved_model import DTYPES, load_base_model, load_tokenizer
+from engraved_model import DTYPES, load_base_model
 from engraving_data import DialogueTokenizer
 from multiple_choice import (
     Question,

@@ -7,8 +7,9 @@ import math
 import evaluate_multiple_choice
 import pytest
 import torch
+from base_tokenizer import load_tokenizer
 from confidence_intervals import bootstrap_interval, wilson_interval
-from engraved_model import load_base_model, load_tokenizer
+from engraved_model import load_base_model
 from engraving_data import DialogueTokenizer
 from multiple_choice import (
     Question,
