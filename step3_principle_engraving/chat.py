@@ -4,7 +4,7 @@
     python chat.py --model_name_or_path exported --prompt "Who are you?"
     python chat.py --model_name_or_path BASE --adapter_dir engraved     # before any export
 
-The reply streams in and stops at its end marker. Ctrl-C stops a reply, Ctrl-D ends the program, an
+The reply streams in until it ends. Ctrl-C stops a reply, Ctrl-D ends the program, an
 empty conversation starts with /new. `--prompt` prints one reply to stdout and nothing else.
 """
 
@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dialogue_format import (
@@ -27,8 +27,7 @@ from dialogue_format import (
     choose_meta_prompt,
     engraved_prompt,
 )
-from engraving_command import DTYPE_NAMES, CommandParser, run_command
-from plain_files import read_json
+from engraving_command import DTYPE_NAMES, CommandParser, UserError, run_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,15 +56,15 @@ if __name__ == "__main__":
     parse_args()
 
 import torch
+from base_tokenizer import load_tokenizer
 from engraved_model import (
     DTYPES,
     choose_device,
     load_base_model,
     load_engraved_model,
-    load_tokenizer,
 )
 from engraving_data import DialogueTokenizer
-from exact_checkpoints import FINGERPRINT
+from exact_checkpoints import read_fingerprint, refuse_other_base
 from reply_measures import padding_id
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.generation.streamers import BaseStreamer
@@ -81,7 +80,7 @@ def main() -> int:
     conversation = Conversation(load_model(args), tokenizer, system, args)
     set_seed(args.seed)
     if args.prompt is not None:
-        print(conversation.reply(args.prompt, show=None))
+        print(conversation.reply(readable(args.prompt), show=None))
         return 0
     print(f"{system.name}: Ctrl-C stops a reply, /new starts over, Ctrl-D ends", file=sys.stderr)
     return talk(conversation)
@@ -91,7 +90,7 @@ def talk(conversation: "Conversation") -> int:
     """Reads messages until the input ends."""
     while True:
         try:
-            message = input("\nYou: ").strip()
+            message = readable(input("\nYou: ")).strip()
         except EOFError:
             print()
             return 0
@@ -102,8 +101,16 @@ def talk(conversation: "Conversation") -> int:
             conversation.start_over()
         elif message:
             print("Dromedary: ", end="", flush=True)
-            conversation.reply(message, show=lambda piece: print(piece, end="", flush=True))
+            try:
+                conversation.reply(message, show=lambda piece: print(piece, end="", flush=True))
+            except UserError as error:
+                print(f"({error})", end="")
             print()
+
+
+def readable(text: str) -> str:
+    """The text without the half characters that a command line can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
@@ -114,8 +121,9 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
             dtype=dtype,
             device=device,
         )
-    path = args.adapter_dir / FINGERPRINT
-    bits = read_json(path)["bits"] if path.is_file() else 16
+    settings = read_fingerprint(args.adapter_dir)
+    refuse_other_base(settings, args.model_name_or_path)
+    bits = settings.get("bits", 16)
     return load_engraved_model(
         args.model_name_or_path,
         args.adapter_dir,
@@ -126,7 +134,7 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
 
 
 class Conversation:
-    """Remembers the turns as token ids, in the format of the training."""
+    """Remembers the turns, and puts them together as training did."""
 
     def __init__(
         self,
@@ -137,29 +145,54 @@ class Conversation:
     ) -> None:
         self.model, self.tokenizer, self.system, self.args = model.eval(), tokenizer, system, args
         self._encoder = DialogueTokenizer(tokenizer)
+        self._limit = getattr(model.config, "max_position_embeddings", sys.maxsize)
+        self._room = self._limit - min(args.max_new_tokens, self._limit // 2)
         self.start_over()
 
     def start_over(self) -> None:
         """Forgets the turns so far."""
-        self._ids: list[int] = []
+        self.turns: list[str] = []
+
+    def token_ids(self, turns: Sequence[str]) -> list[int]:
+        """The dialogue up to the next reply; `turns` are the user's and the assistant's by turns,
+        the user's first and last.
+        """
+        encoder = self._encoder
+        ids = encoder.encode_start(engraved_prompt(self.system, turns[0]))
+        for reply, message in zip(turns[1::2], turns[2::2], strict=True):
+            ids += encoder.encode_continuation(reply) + encoder.eos
+            ids += encoder.encode_after_end(END_MARKER)
+            ids += encoder.encode_continuation(message + REPLY_CUE)
+        return ids
 
     def reply(self, message: str, show: Callable[[str], None] | None) -> str:
-        """Answers a message; `show` gets the reply piece by piece. Ctrl-C ends the reply early."""
-        if self._ids:
-            self._ids += self._encoder.encode_continuation(message.strip() + REPLY_CUE)
-        else:
-            text = engraved_prompt(self.system, message.strip())
-            self._ids = self._encoder.encode_start(text)
-        streamer = ReplyStreamer(self.tokenizer, len(self._ids), show)
+        """Answers a message; `show` gets the reply piece by piece. Ctrl-C ends the reply early.
+
+        The oldest turns are forgotten where the model can't take them all. Raises UserError for a
+        message that is too long by itself.
+        """
+        turns = [*self.turns, message.strip()]
+        ids = self.token_ids(turns)
+        while len(ids) > self._room and len(turns) > 1:
+            turns = turns[2:]
+            ids = self.token_ids(turns)
+        if len(ids) > self._room:
+            raise UserError(
+                f"the message and the system prompt are {len(ids)} tokens long; there is room for "
+                f"{self._room} in the model's context of {self._limit}"
+            )
+        if len(turns) <= len(self.turns):
+            print("(the oldest turns are forgotten: the context is full)", file=sys.stderr)
+        streamer = ReplyStreamer(self.tokenizer, len(ids), show)
         with contextlib.suppress(KeyboardInterrupt):  # what has been said stays said
-            self._generate(streamer)
+            self._generate(ids, streamer)
         reply = streamer.finish()
-        self._ids += self._encoder.encode_continuation(reply + END_MARKER)
+        self.turns = [*turns, reply]
         return reply
 
     @torch.no_grad()
-    def _generate(self, streamer: "ReplyStreamer") -> None:
-        input_ids = torch.tensor([self._ids], device=self.model.device)
+    def _generate(self, ids: list[int], streamer: "ReplyStreamer") -> None:
+        input_ids = torch.tensor([ids], device=self.model.device)
         sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self.args.temperature > 0:
             sampling = {"do_sample": True, "temperature": self.args.temperature}
@@ -167,8 +200,8 @@ class Conversation:
         self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=self.args.max_new_tokens,
-            stop_strings=[STOP_STRING],
+            max_new_tokens=min(self.args.max_new_tokens, self._limit - len(ids)),
+            stop_strings=[STOP_STRING],  # a base model has not learned to end
             tokenizer=self.tokenizer,
             pad_token_id=padding_id(self.tokenizer),
             streamer=streamer,
@@ -224,4 +257,5 @@ def safe_length(text: str) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 ends nothing
     run_command(main)

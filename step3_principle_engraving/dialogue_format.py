@@ -6,15 +6,18 @@
     {input}                  only where there is one
 
     ### Dromedary
-    {output}
+    {output}{eos}
 
     ### User
 
-A reply ends with the marker, a blank line and the heading of the next user turn. Further turns
-follow in the same way, inside `output`.
+A reply ends with the tokenizer's end-of-sequence token, at which every program stops, and then the
+marker: a blank line and the heading of the next user turn. Further turns follow in the same way; in
+training records they stand inside `output`, without the token.
 """
 
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +33,8 @@ DEFAULT_META_PROMPTS = str(
     Path(__file__).resolve().parent.parent / "prompts" / "inference_prompts" / "*_distill.txt"
 )
 
+_CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _HEADING_LINE = re.compile(r"(?:\A|\n)\s*### (User|Dromedary)[ \t]*(?:\n\s*|\Z)")
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One stretch of a dialogue. Learned text carries loss; the user's own words carry none."""
-
-    text: str
-    learned: bool
 
 
 @dataclass(frozen=True)
@@ -98,26 +94,27 @@ def engraved_prompt(meta_prompt: MetaPrompt, message: str) -> str:
     return f"{meta_prompt.text}\n{message}{REPLY_CUE}"
 
 
-def split_turns(output: str, finished: bool) -> tuple[list[Turn], bool]:
-    """Cuts the `output` of a training record into replies (learned) and the user turns between
-    them.
+def split_turns(output: str, finished: bool) -> tuple[list[str], bool]:
+    """Cuts the `output` of a training record into replies and the user's messages between them.
 
-    The last turn is a reply without its end marker; the second value says whether that reply ended.
-    `finished` says so too, or a marker at the very end of `output`, as in the published data set.
-    Earlier replies keep their markers, so the model learns to stop. Headings out of order end the
-    dialogue there.
+    The turns alternate, a reply first and last; none at all where the text opens with a heading.
+    All replies but the last ended; the second value says whether that one did. `finished` says so
+    too, or a marker at the very end of `output`, as in the published data set. A heading out of
+    order, or an empty turn, ends the dialogue there.
     """
     pieces = _HEADING_LINE.split(output.strip())
     reply, turns = pieces[0].strip(), []
     headings = list(zip(pieces[1::2], pieces[2::2], strict=True))
     for index in range(0, len(headings), 2):
-        pair = headings[index : index + 2]
-        if [heading for heading, _ in pair] != ["User", "Dromedary"]:
-            return [*turns, Turn(reply, True)], pair[0][0] == "User"
-        turns.append(Turn(reply + END_MARKER, True))
-        turns.append(Turn(pair[0][1].strip() + REPLY_CUE, False))
-        reply = pair[1][1].strip()
-    return [*turns, Turn(reply, True)], finished
+        pair = [(heading, text.strip()) for heading, text in headings[index : index + 2]]
+        in_order = [heading for heading, _ in pair] == ["User", "Dromedary"]
+        if not reply:
+            return [], False
+        if not in_order or not all(text for _, text in pair):
+            return [*turns, reply], pair[0][0] == "User"
+        turns += [reply, pair[0][1]]
+        reply = pair[1][1]
+    return ([*turns, reply], finished) if reply else ([], False)
 
 
 def ends_with_marker(output: str) -> bool:
@@ -125,32 +122,22 @@ def ends_with_marker(output: str) -> bool:
     return output.rstrip().endswith(USER_HEADING)
 
 
-def chat_template(default_system: str) -> str:
+def chat_template(default_system: str, *, bos: str, eos: str, special_tokens: Iterable[str]) -> str:
     """A Jinja chat template that renders exactly the training format.
 
-    `default_system` is used where a conversation brings no system message. It puts the
-    beginning-of- sequence token in front, as chat templates do, so the text is to be tokenised
-    without adding another.
+    `default_system` is used where a conversation brings no system message. `bos` is what the base's
+    tokenizer puts in front of a text, or empty: the rendered text is to be tokenised without adding
+    any. Roles that the template doesn't know, turns out of order and content that is no text are
+    errors; `special_tokens` that somebody spells in a message are broken up by a blank.
     """
-    quoted = default_system.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return (
-        "{{- bos_token }}"
-        "{%- if messages[0]['role'] == 'system' %}"
-        "{%- set system = messages[0]['content'] | trim %}{%- set turns = messages[1:] %}"
-        "{%- else %}"
-        f"{{%- set system = '{quoted}' %}}{{%- set turns = messages %}}"
-        "{%- endif %}"
-        "{{- system }}"
-        "{%- for message in turns %}"
-        "{%- if message['role'] == 'user' %}"
-        f"{{{{- '\\n\\n{USER_HEADING}\\n' + message['content'] | trim }}}}"
-        "{%- elif message['role'] == 'assistant' %}"
-        f"{{{{- '\\n\\n{ASSISTANT_HEADING}\\n' + message['content'] | trim }}}}"
-        "{%- endif %}"
-        "{%- endfor %}"
-        "{%- if add_generation_prompt %}"
-        f"{{{{- '\\n\\n{ASSISTANT_HEADING}\\n' }}}}"
-        "{%- elif turns and turns[-1]['role'] == 'assistant' %}"
-        f"{{{{- '\\n\\n{USER_HEADING}\\n' }}}}"
-        "{%- endif %}"
-    )
+    values = {
+        "default_system": default_system,
+        "bos": bos,
+        "eos": eos,
+        "special_tokens": list(special_tokens),
+        "marker": END_MARKER,
+        "cue": REPLY_CUE,
+    }
+    lines = _CHAT_TEMPLATE.read_text(encoding="utf-8").splitlines()
+    text = "".join(line.strip() for line in lines)
+    return re.sub("@(\\w+)@", lambda name: json.dumps(values[name[1]], ensure_ascii=False), text)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from engraving_command import DTYPE_NAMES, UserError
+from plain_files import refuse_lfs_pointer
 
 # On import, it recommends a package that doesn't fit the pinned versions.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -16,19 +17,17 @@ from peft import (  # noqa: E402
     get_peft_model,
     prepare_model_for_kbit_training,
 )
+from safetensors import SafetensorError  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 ADAPTER_CONFIG = "adapter_config.json"
-ALL_LINEAR = "all-linear"
 DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
@@ -47,14 +46,6 @@ def choose_device(wanted: str) -> str:
     raise UserError(f"{reason}; --device cpu trains on the CPU")
 
 
-def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name, told to add no special tokens by itself."""
-    try:
-        return AutoTokenizer.from_pretrained(model_name_or_path, clean_up_tokenization_spaces=False)
-    except (OSError, ValueError) as error:
-        raise UserError(_loading_advice("tokenizer", model_name_or_path, error)) from error
-
-
 def load_base_model(
     model_name_or_path: str,
     *,
@@ -63,14 +54,15 @@ def load_base_model(
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The base model on `device`, where `auto` spreads it over all GPUs. `bits=4` quantises it to
-    NF4 with double quantisation.
+    """The base model on `device`; `auto` spreads it over all GPUs. `bits=4` quantises it to NF4.
 
     `dtype` is that of the weights, or for 4 bits that of the arithmetic; None takes the model's
     own.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
+    for path in sorted(Path(model_name_or_path).glob("*.safetensors")):
+        refuse_lfs_pointer(path)
     try:
         config = AutoConfig.from_pretrained(model_name_or_path)
         dtype = dtype or config.dtype or torch.float32
@@ -81,8 +73,8 @@ def load_base_model(
             device_map="auto" if device == "auto" else {"": device},
             quantization_config=nf4_config(dtype) if bits == 4 else None,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_loading_advice("model", model_name_or_path, error)) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(_loading_advice(model_name_or_path, error)) from error
     if bits == 4 and model.device.type == "cpu":
         _keep_weights_as_quantised(model)
     if attention != "sdpa" and not model._supports_attention_backend:
@@ -118,13 +110,8 @@ def add_adapter(
     dropout: float,
     bits: int,
     checkpointing: bool,
-    targets: str = ALL_LINEAR,
 ) -> PeftModel:
-    """Puts a trainable fp32 adapter on linear layers; the base is frozen.
-
-    `targets`: the layers' names with commas between them, or ALL_LINEAR for all but the head.
-    Raises UserError for a name that no layer has.
-    """
+    """Puts a trainable fp32 adapter on all linear layers but the head; the base is frozen."""
     if bits == 4:
         model = prepare_model_for_kbit_training(
             model,
@@ -137,28 +124,12 @@ def add_adapter(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_layers(model, targets),
+        target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
     # bfloat16 would round most updates of a learning rate of 1e-4 away: PEFT casts adapters to
     # fp32.
     return get_peft_model(model, config, autocast_adapter_dtype=True)
-
-
-def _layers(model: PreTrainedModel, targets: str) -> str | list[str]:
-    if targets == ALL_LINEAR:
-        return targets
-    names, known = targets.split(","), set()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            known.add(name.rpartition(".")[2])
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(
-            f"--lora_target_modules: this model has no layer {unknown[0]!r}; it has "
-            + ", ".join(sorted(known))
-        )
-    return names
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
@@ -193,18 +164,17 @@ def merged_model(
     bits: int,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """The engraved model without adapter layers, in `dtype`.
+    """The engraved model without adapter layers, in `dtype` or the base's own.
 
     An adapter trained on a 4-bit base belongs to the *dequantised* weights: merged into the
     original or into 4-bit weights, it answers differently.
     """
+    own = dtype or AutoConfig.from_pretrained(base).dtype or torch.float32
     if not is_adapter(engraved_dir):
-        return load_base_model(str(engraved_dir), dtype=dtype)
-    model = load_base_model(base, bits=bits, dtype=dtype)
+        return load_base_model(str(engraved_dir), dtype=own)
+    model = load_base_model(base, bits=bits, dtype=own)
     if bits == 4:
-        model = model.dequantize()
-        target = dtype or torch.float32
-        model = model.to(target)
+        model = model.dequantize().to(own)
     return PeftModel.from_pretrained(model, engraved_dir).merge_and_unload(safe_merge=True)
 
 
@@ -219,9 +189,9 @@ def is_adapter(folder: Path) -> bool:
     )
 
 
-def _loading_advice(what: str, name: str, error: Exception) -> str:
+def _loading_advice(name: str, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0]
     return (
-        f"the {what} '{name}' can't be loaded: {first_line} "
+        f"the model '{name}' can't be loaded: {first_line} "
         "(--model_name_or_path takes a local folder; without a network, only that)"
     )

@@ -1,19 +1,21 @@
 """Training examples as token ids, and micro-batches of them as tensors.
 
-Prompt and reply are tokenised apart, with exactly one beginning-of-sequence token (BOS) in front
-where the tokenizer has one. Loss falls on replies and their end markers alone.
+Prompt and reply are tokenised apart, behind the beginning-of-sequence token (BOS) that the base's
+tokenizer adds by itself. Loss falls on replies, their end-of-sequence tokens and their markers.
 """
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from base_tokenizer import begin_ids, special_texts
 from dialogue_format import (
     END_MARKER,
+    REPLY_CUE,
     MetaPrompt,
-    Turn,
     engraved_prompt,
     split_turns,
     user_message,
@@ -63,29 +65,62 @@ class DataCounts:
 
 class DialogueTokenizer:
     """Tokenises the pieces of a dialogue so that they join as if the whole text were tokenised at
-    once.
+    once. Special tokens that a text spells stay text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "the base's tokenizer has no end-of-sequence token, so no reply could end; name "
+                "one as eos_token in its tokenizer_config.json"
+            )
         self.tokenizer = tokenizer
-        self._anchor = self._encode("\n")
-        self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.bos = begin_ids(tokenizer)
+        self.eos = [tokenizer.eos_token_id]
+        self._line_break = self._encode("\n")
+        specials = sorted(special_texts(tokenizer), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
 
     def encode_start(self, text: str) -> list[int]:
-        """Ids of a text that opens a sequence, BOS in front."""
+        """Ids of a text that opens a sequence, BOS in front where the base's tokenizer puts one."""
+        first, *rest = self._pieces(text)
         # As one text, as a chat template renders it: SentencePiece might put a space in between.
-        return self._encode((self.tokenizer.bos_token or "") + text)
+        before = self.tokenizer.decode(self.bos) if self.bos else ""
+        ids = self._encode(before + first)
+        if ids[: len(self.bos)] != self.bos:
+            ids = self.bos + self._encode(first)
+        return ids + self._after_line_break(rest)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Ids of a text that follows a line break, without the space that SentencePiece puts in
         front.
         """
+        return self._after_line_break(self._pieces(text))
+
+    def encode_after_end(self, text: str) -> list[int]:
+        """Ids of a text that follows the end-of-sequence token."""
+        first, *rest = self._pieces(text)
+        ids = self._encode(self.tokenizer.eos_token + first)
+        if ids[:1] != self.eos:
+            return self.encode_continuation(text)
+        return ids[1:] + self._after_line_break(rest)
+
+    def _after_line_break(self, pieces: Sequence[str]) -> list[int]:
         # Behind a line break no such space appears; where the break would merge with the text
         # itself ("\n\n" is one token in some vocabularies), the text is safe to encode alone.
-        joined = self._encode("\n" + text)
-        if joined[: len(self._anchor)] == self._anchor:
-            return joined[len(self._anchor) :]
-        return self._encode(text)
+        ids = []
+        for piece in pieces:
+            joined = self._encode("\n" + piece)
+            merged = joined[: len(self._line_break)] != self._line_break
+            ids += self._encode(piece) if merged else joined[len(self._line_break) :]
+        return ids
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, cut behind the first character of each special token that it spells."""
+        if self._special is None:
+            return [text]
+        cuts = [found.start() + 1 for found in self._special.finditer(text)]
+        return [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -103,27 +138,28 @@ def encode_prompt(
 
 
 def encode_turns(
-    tokenizer: DialogueTokenizer, turns: Sequence[Turn], ended: bool, target_max_len: int
+    tokenizer: DialogueTokenizer, turns: Sequence[str], ended: bool, target_max_len: int
 ) -> tuple[Example, bool]:
-    """Ids and labels of all replies and the user turns between them, and whether they were cut.
+    """Ids and labels of all replies and the user's messages between them, and whether they were
+    cut. `turns` alternate, a reply first and last.
 
-    `target_max_len` counts the text; the last reply's end marker comes on top, where the reply
-    ended and nothing was cut.
+    A reply that ended carries the end-of-sequence token and the marker. `target_max_len` counts
+    what stands in front of the last reply's end, which comes on top where nothing was cut.
     """
+    end = tokenizer.eos + tokenizer.encode_after_end(END_MARKER)
     ids, labels = [], []
-    for turn in turns[:-1]:
-        turn_ids = tokenizer.encode_continuation(turn.text)
-        ids += turn_ids
-        labels += turn_ids if turn.learned else [IGNORED] * len(turn_ids)
-    reply = turns[-1].text
-    if not reply:
-        return Example(ids, labels), False
-    plain = tokenizer.encode_continuation(reply)
-    was_cut = len(ids) + len(plain) > target_max_len
-    # The marker is tokenised with the reply: ".\n\n" may be one token, and is one when people chat.
-    last = tokenizer.encode_continuation(reply + END_MARKER) if ended and not was_cut else plain
-    end = target_max_len if was_cut else None
-    return Example((ids + last)[:end], (labels + last)[:end]), was_cut
+    for reply, message in zip(turns[:-1:2], turns[1::2], strict=True):
+        learned = tokenizer.encode_continuation(reply) + end
+        given = tokenizer.encode_continuation(message + REPLY_CUE)
+        ids += learned + given
+        labels += learned + [IGNORED] * len(given)
+    if turns:
+        last = tokenizer.encode_continuation(turns[-1])
+        ids, labels = ids + last, labels + last
+    if len(ids) > target_max_len:
+        return Example(ids[:target_max_len], labels[:target_max_len]), True
+    closing = end if ended else []
+    return Example(ids + closing, labels + closing), False
 
 
 class EngravingData(torch.utils.data.Dataset):

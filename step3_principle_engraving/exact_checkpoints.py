@@ -39,6 +39,8 @@ TRAINING_SETTINGS = (
     *("bf16", "fp16", "neftune_noise_alpha", "optim_args"),
 )
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pth")
+DIALOGUE = "reply, end-of-sequence token, marker"
 _DIGEST_BYTES = 1 << 20
 
 
@@ -52,6 +54,7 @@ def run_fingerprint(
         "base_model": str(arguments.model_name_or_path).rstrip("/").rsplit("/", 1)[-1],
         "base_model_files": model_files(arguments.model_name_or_path),
         "data_sha256": hash_file(Path(arguments.data_file)),
+        "dialogue": DIALOGUE,
         "meta_prompts": {prompt.name: prompt.system for prompt in meta_prompts},
         "examples_per_step": examples_per_step(recipe),
         "micro_batch_size": recipe.per_device_train_batch_size,
@@ -75,7 +78,7 @@ def model_files(model_name_or_path: str) -> dict[str, str]:
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         return {}
-    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*")
+    patterns = ("*.safetensors", "*.bin", "*.pth", "config.json", "params.json", "tokenizer*")
     return {path.name: _digest(path) for glob in patterns for path in sorted(folder.glob(glob))}
 
 
@@ -103,6 +106,30 @@ def refuse_other_run(output_dir: Path, fingerprint: dict) -> None:
                 f"this one has {_short(now.get(name))}: going on would train something else; "
                 "use the same settings or another --output_dir"
             )
+
+
+def read_fingerprint(adapter_dir: Path) -> dict:
+    """The settings of the run that an adapter, or a checkpoint of it, comes from; else nothing."""
+    for folder in (adapter_dir, adapter_dir.resolve().parent):
+        if (folder / FINGERPRINT).is_file():
+            return read_json(folder / FINGERPRINT)
+    return {}
+
+
+def refuse_other_base(settings: dict, model_name_or_path: str) -> None:
+    """Raises UserError where a run with these settings was trained on other weights."""
+    trained, given = (
+        {name: digest for name, digest in files.items() if name.endswith(WEIGHT_ENDINGS)}
+        for files in (settings.get("base_model_files", {}), model_files(model_name_or_path))
+    )
+    if settings.get("full_finetune") or not trained or not given:
+        return
+    if sorted(trained.values()) != sorted(given.values()):
+        raise UserError(
+            f"the adapter was trained on the weights of '{settings['base_model']}', and "
+            f"'{model_name_or_path}' has others: together they would answer wrongly; give "
+            "--model_name_or_path the base of the training"
+        )
 
 
 def _short(value: object) -> str:

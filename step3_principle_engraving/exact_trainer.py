@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
 from batch_plan import BatchPlan
 from engraving_data import IGNORED, EngravingData, packed_batch, padded_batch
+from plain_files import saving
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
@@ -133,7 +134,8 @@ class ExactTrainer(Trainer):
         if self.args.should_save:
             exact_checkpoints.clear_staging(output_dir)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with saving(output_dir):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every process has written its random state
         if self.args.should_save:
             staged = Path(self._get_output_dir()) / f"checkpoint-{self.state.global_step}"

@@ -3,7 +3,7 @@
     python export_model.py --model_name_or_path BASE --adapter_dir engraved --output_dir exported
 
 Reads the base model and what finetune.py wrote. Writes safetensors, tokenizer, chat template,
-generation config with the stop string, and a model card. An adapter that was trained on a 4-bit
+generation config, and a model card. An adapter that was trained on a 4-bit
 base is merged into the dequantised weights, the ones that it was trained on. The folder is written
 beside and renamed; an earlier export in its place is replaced, anything else there is left alone.
 """
@@ -11,7 +11,6 @@ beside and renamed; an earlier export in its place is replaced, anything else th
 # ruff: noqa: E402  the flags are looked at before the imports that take seconds
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -49,16 +48,16 @@ if __name__ == "__main__":
 
 import jinja2
 import torch
+from base_tokenizer import begin_ids, load_tokenizer
 from dialogue_format import (
     ASSISTANT_HEADING,
-    STOP_STRING,
     USER_HEADING,
     chat_template,
     choose_meta_prompt,
 )
-from engraved_model import DTYPES, is_adapter, load_tokenizer, merged_model
-from exact_checkpoints import COMPLETED, FINGERPRINT
-from plain_files import read_json
+from engraved_model import DTYPES, is_adapter, merged_model
+from exact_checkpoints import read_fingerprint, refuse_other_base
+from plain_files import read_json, saving, write_json
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("export_model")
@@ -73,7 +72,6 @@ CARD_SETTINGS = {
     "learning_rate": "learning rate",
     "lr_scheduler_type": "schedule",
     "warmup_steps": "warm-up (steps, or share of the steps)",
-    "num_train_epochs": "epochs",
     "examples_per_step": "examples a step",
     "max_grad_norm": "gradient norm limit",
     "source_max_len": "longest prompt, tokens",
@@ -92,6 +90,7 @@ def main() -> int:
     check_output(args.output_dir)
     system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
     training = read_training(args.adapter_dir)
+    refuse_other_base(training.get("settings", {}), args.model_name_or_path)
     bits = args.bits or training.get("settings", {}).get("bits", 16)
 
     tokenizer = load_tokenizer(args.model_name_or_path)
@@ -120,10 +119,10 @@ def read_training(adapter_dir: Path) -> dict:
     """What finetune.py wrote about its run; for a foreign adapter nothing."""
     if (adapter_dir / SUMMARY).is_file():
         return read_json(adapter_dir / SUMMARY)
-    if (adapter_dir / FINGERPRINT).is_file() and not (adapter_dir / COMPLETED).is_file():
-        logger.warning("%s is not completed; run finetune.py again to its end", adapter_dir)
-    path = adapter_dir / FINGERPRINT
-    return {"settings": read_json(path)} if path.is_file() else {}
+    settings = read_fingerprint(adapter_dir)
+    if settings:
+        logger.warning("%s is not the end of its run; finetune.py ends it", adapter_dir)
+    return {"settings": settings} if settings else {}
 
 
 def equip(
@@ -132,18 +131,39 @@ def equip(
     system: MetaPrompt,
     max_new_tokens: int,
 ) -> None:
-    """Chat template, generation config with the stop string, and a cache that is on."""
-    tokenizer.chat_template = chat_template(system.system)
-    base = model.generation_config
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=base.eos_token_id if base.eos_token_id is not None else tokenizer.eos_token_id,
-        pad_token_id=base.pad_token_id if base.pad_token_id is not None else tokenizer.eos_token_id,
-        max_new_tokens=max_new_tokens,
-        stop_strings=[STOP_STRING],
-        do_sample=False,
+    """Chat template, a generation config that stops at the end-of-sequence token, and a cache that
+    is on. What is invalid in the base's own settings is mended.
+    """
+    bos = tokenizer.decode(begin_ids(tokenizer))
+    tokenizer.chat_template = chat_template(
+        system.system,
+        bos=bos,
+        eos=tokenizer.eos_token,
+        special_tokens=dict.fromkeys(tokenizer.all_special_tokens),
     )
-    model.config.use_cache = True
+    known = (tokenizer.eos_token_id, model.generation_config.eos_token_id)
+    ends = [token for one in known for token in (one if isinstance(one, list) else [one])]
+    ends = list(dict.fromkeys(token for token in ends if is_token(token, model)))
+    padding = (model.generation_config.pad_token_id, model.config.pad_token_id)
+    for token in dict.fromkeys(padding):
+        if token is not None and not is_token(token, model):
+            logger.warning("the base's padding token %s is none; using %s", token, ends[0])
+    valid = [token for token in (*padding, tokenizer.pad_token_id) if is_token(token, model)]
+    settings = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "pad_token_id": [*valid, ends[0]][0],
+    }
+    model.generation_config = GenerationConfig(
+        **settings, max_new_tokens=max_new_tokens, do_sample=False
+    )
+    for name, value in (settings | {"use_cache": True}).items():
+        setattr(model.config, name, value)
+
+
+def is_token(token: object, model: PreTrainedModel) -> bool:
+    """Whether a token id is one of the model's."""
+    return isinstance(token, int) and 0 <= token < model.config.vocab_size
 
 
 def write_export(
@@ -157,16 +177,12 @@ def write_export(
     partial = output_dir.with_name(output_dir.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    sentencepiece_model = Path(args.model_name_or_path) / "tokenizer.model"
-    if sentencepiece_model.is_file():  # llama.cpp converts from it
-        shutil.copyfile(sentencepiece_model, partial / sentencepiece_model.name)
-    base_name = str(args.model_name_or_path).rstrip("/").rsplit("/", 1)[-1]
-    card = model_card(base_name, output_dir.name, training, str(model.dtype)[6:])
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    mark = {"base_model": base_name, "stop": STOP_STRING, "training": training}
-    (partial / MARK).write_text(json.dumps(mark, indent=1), encoding="utf-8")
+    try:
+        with saving(partial):
+            write_files(model, tokenizer, args, training, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if output_dir.exists():
         previous = output_dir.with_name(output_dir.name + ".previous")
         shutil.rmtree(previous, ignore_errors=True)
@@ -177,7 +193,58 @@ def write_export(
         partial.rename(output_dir)
 
 
-def model_card(base: str, name: str, training: dict, dtype: str) -> str:
+def write_files(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: argparse.Namespace,
+    training: dict,
+    folder: Path,
+) -> None:
+    """Weights, tokenizer and settings, in the forms that older readers know, too; the card."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sentencepiece_model = Path(args.model_name_or_path) / "tokenizer.model"
+    if sentencepiece_model.is_file():  # llama.cpp converts from it
+        shutil.copyfile(sentencepiece_model, folder / sentencepiece_model.name)
+    write_json(folder / "config.json", readable_config(read_json(folder / "config.json")))
+    settings = read_json(folder / "tokenizer_config.json")
+    settings = readable_tokenizer_settings(settings, bool(begin_ids(tokenizer)))
+    write_json(folder / "tokenizer_config.json", settings)
+    base_name = str(args.model_name_or_path).rstrip("/").rsplit("/", 1)[-1]
+    card = model_card(
+        base_name, args.output_dir.name, training, str(model.dtype)[6:], tokenizer.eos_token
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder / MARK, {"base_model": base_name, "training": training})
+
+
+def readable_config(config: dict) -> dict:
+    """With the rotation's settings as transformers 5 names them and as older readers do."""
+    rotation = config.get("rope_parameters")
+    if isinstance(rotation, dict) and "rope_theta" in rotation:
+        scaling = {name: value for name, value in rotation.items() if name != "rope_theta"}
+        config["rope_theta"] = rotation["rope_theta"]
+        config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
+    if "dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+    return config
+
+
+def readable_tokenizer_settings(settings: dict, adds_bos: bool) -> dict:
+    """Without the names that only transformers 5 knows."""
+    extra = settings.pop("extra_special_tokens", None)
+    if isinstance(extra, dict):
+        settings["extra_special_tokens"] = extra
+    elif extra:
+        settings["additional_special_tokens"] = extra
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name in ("backend", "is_local", "local_files_only"):
+        settings.pop(name, None)
+    return settings | {"add_bos_token": adds_bos, "add_eos_token": False}
+
+
+def model_card(base: str, name: str, training: dict, dtype: str, eos: str) -> str:
     """The card in Markdown. `training` is the summary that fine-tuning wrote, or empty."""
     settings = training.get("settings", {})
     rows, hidden = [("weights", dtype)], ()
@@ -194,7 +261,11 @@ def model_card(base: str, name: str, training: dict, dtype: str) -> str:
     for key in ("examples", "tokens", "learned_tokens", "nothing_to_learn", "unfinished"):
         if key in training.get("data", {}):
             rows.append((f"data: {key.replace('_', ' ')}", f"{training['data'][key]:,}"))
-    rows += [(key, training[key]) for key in ("steps", "last_loss") if key in training]
+    rows += [
+        (key.replace("_", " "), training[key])
+        for key in ("steps", "epochs", "last_loss")
+        if key in training
+    ]
     for moment in ("before", "after"):
         for key, value in training.get(f"held_out_{moment}", {}).items():
             rows.append((f"held out, {moment}: {key.replace('_', ' ')}", f"{value:.4g}"))
@@ -207,7 +278,7 @@ def model_card(base: str, name: str, training: dict, dtype: str) -> str:
     return environment.get_template(CARD.name).render(
         base=base,
         name=name,
-        stop=json.dumps(STOP_STRING),
+        eos=eos,
         heading=USER_HEADING,
         assistant=ASSISTANT_HEADING,
         rows=rows,

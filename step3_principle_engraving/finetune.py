@@ -25,7 +25,7 @@ import exact_checkpoints
 from dialogue_format import load_meta_prompts
 from engraving_arguments import EngravingArguments, parse_arguments
 from engraving_command import EXIT_DRAINED, UserError, run_command
-from plain_files import read_json, write_json
+from plain_files import read_json, saving, write_json
 from training_flags import training_arguments
 from training_records import read_training_records
 
@@ -36,10 +36,10 @@ if __name__ == "__main__":
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from base_tokenizer import load_tokenizer
 from engraved_model import (
     add_adapter,
     load_base_model,
-    load_tokenizer,
     trainable_parameters,
 )
 from engraving_data import EngravingData
@@ -281,7 +281,8 @@ def save_result(trainer: ExactTrainer) -> None:
     """The adapter or model into output_dir: written beside, then moved file by file."""
     output_dir = Path(trainer.args.output_dir)
     result = output_dir / exact_checkpoints.STAGING / "result"
-    trainer.save_model(str(result))
+    with saving(result):
+        trainer.save_model(str(result))
     if trainer.args.should_save:
         for path in sorted(result.iterdir()):
             path.replace(output_dir / path.name)
@@ -299,6 +300,7 @@ def summarise(
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return {
         "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0, 2),
         "seconds": round(seconds, 1),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,

@@ -4,10 +4,12 @@ A byte-order mark is no part of a text, a line ends at a line feed only, and a G
 not the file that it stands for.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engraving_command import UserError
@@ -44,6 +46,22 @@ def write_json(path: Path, content: dict) -> None:
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     to_disk(partial)
     partial.replace(path)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Makes OSError of what the writers of weights raise on a full disk or at a limit."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(folder)) from error
+        if "failed writing" in str(error):  # torch.save doesn't say why
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def to_disk(path: Path) -> None:

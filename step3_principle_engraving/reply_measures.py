@@ -13,7 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Reply:
-    """A greedy reply, and whether it ended by itself: at the marker or at EOS."""
+    """A greedy reply, and whether it ended by itself, at the end-of-sequence token: that is where
+    every other program stops, too.
+    """
 
     text: str
     ended: bool
@@ -73,9 +75,8 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _as_reply(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Reply:
-    eos = tokenizer.eos_token_id
-    at_eos = eos is not None and eos in ids
-    if at_eos:
-        ids = ids[: ids.index(eos)]
+    ended = tokenizer.eos_token_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
     text, marker, _ = tokenizer.decode(ids, skip_special_tokens=True).partition(STOP_STRING)
-    return Reply(text.strip(), bool(marker) or at_eos)
+    return Reply(text.strip(), ended and not marker)

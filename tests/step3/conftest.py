@@ -38,7 +38,7 @@ def sentencepiece_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sentencepiece_tokenizer(sentencepiece_model):
-    from engraved_model import load_tokenizer
+    from base_tokenizer import load_tokenizer
 
     folder = sentencepiece_model.parent
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
@@ -50,7 +50,7 @@ def sentencepiece_tokenizer(sentencepiece_model):
 @pytest.fixture(scope="session")
 def byte_level_tokenizer(tmp_path_factory):
     """A byte-level BPE with Llama 3's way of splitting, where "\\n\\n" is one token."""
-    from engraved_model import load_tokenizer
+    from base_tokenizer import load_tokenizer
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     pattern = (

@@ -128,7 +128,7 @@ def test_base_and_adapter_without_any_export(run_main, talking_run, random_model
 
 def test_later_turns_continue_the_training_format(run_main, talking_model, monkeypatch):
     """Token by token what the chat template renders for the whole conversation."""
-    from engraved_model import load_tokenizer
+    from base_tokenizer import load_tokenizer
 
     conversations = []
     inputs = iter(["Who are you?", "Who are you?"])
@@ -147,15 +147,42 @@ def test_later_turns_continue_the_training_format(run_main, talking_model, monke
     monkeypatch.setattr("builtins.input", answer)
     assert run_main(chat, "--model_name_or_path", talking_model) == 0
     tokenizer = load_tokenizer(str(talking_model))
-    ids = conversations[0]._ids
-    second = tokenizer.decode(ids).split("### Dromedary\n")[2].split("\n\n### User")[0]
-    turns = [
-        {"role": "user", "content": "Who are you?"},
-        {"role": "assistant", "content": "I am Dromedary."},
-        {"role": "user", "content": "Who are you?"},
-        {"role": "assistant", "content": second},
-    ]
-    assert ids == tokenizer.apply_chat_template(turns)["input_ids"]
+    said = conversations[0].turns[:3]
+    assert said == ["Who are you?", "I am Dromedary.", "Who are you?"]
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert conversations[0].token_ids(said) == rendered
+
+
+def test_a_full_context_forgets_the_oldest_turns(run_main, talking_model, monkeypatch, capsys):
+    """It went on beyond the model's positions."""
+    inputs = iter(["Who are you?", "rain " * 200, "rain " * 200, "rain " * 900, "Who are you?"])
+
+    def answer(prompt):
+        for text in inputs:
+            return text
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", answer)
+    assert run_main(chat, "--model_name_or_path", talking_model, "--max_new_tokens", 700) == 0
+    said = capsys.readouterr()
+    assert "the oldest turns are forgotten" in said.err
+    assert "there is room for 512 in the model's context of 1024" in said.out
+    assert said.out.rstrip().endswith("Dromedary: I am Dromedary.")
+
+
+@pytest.mark.slow
+def test_bytes_that_are_no_text_end_nothing(repository, talking_model):
+    """They ended in a traceback."""
+    script = repository / "step3_principle_engraving" / "chat.py"
+    command = [sys.executable, str(script), "--model_name_or_path", str(talking_model)]
+    typed = b"\xff\xfe\nWho are you?\n"
+    result = subprocess.run(command, input=typed, capture_output=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert b"I am Dromedary." in result.stdout
+    once = [*map(os.fsencode, command), b"--prompt", b"Who are you?\xff", b"--max_new_tokens", b"4"]
+    assert subprocess.run(once, capture_output=True, timeout=300).returncode == 0
 
 
 def test_sampling_follows_the_seed(run_main, random_model, capsys):

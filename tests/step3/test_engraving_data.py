@@ -1,7 +1,10 @@
 """Token by token: what the model reads, where loss falls, and how long texts are cut."""
 
+import copy
+
 import pytest
 import torch
+from base_tokenizer import begin_ids
 from dialogue_format import MetaPrompt
 from engraving_command import UserError
 from engraving_data import (
@@ -12,6 +15,7 @@ from engraving_data import (
     packed_batch,
     padded_batch,
 )
+from tokenizers.processors import TemplateProcessing
 from training_records import TrainingRecord
 
 BRIEF = MetaPrompt("brief", "Be brief.")
@@ -38,7 +42,8 @@ def test_table_of_tokens_sentencepiece(sentencepiece_tokenizer):
     rows = table(sentencepiece_tokenizer, example)
     assert rows[0] == ("<s>Be brief.\n\n### User\nHi\n\n### Dromedary\n", False)
     line_break = ("<0x0A>", True)
-    end = [line_break, line_break, ("###", True), ("▁Us", True), ("er", True), line_break]
+    end = [("</s>", True), line_break, line_break, ("###", True), ("▁Us", True), ("er", True)]
+    end.append(line_break)
     asked = [("<0x4F>", False), ("h", False), ("<0x0A>", False), ("<0x0A>", False), ("###", False)]
     assert rows[1:] == [
         *[("I", True), ("▁am", True), (".", True), *end],
@@ -48,12 +53,12 @@ def test_table_of_tokens_sentencepiece(sentencepiece_tokenizer):
 
 
 def test_table_of_tokens_byte_level(byte_level_tokenizer):
-    """Where "\\n\\n" merges with a full stop, the marker is learned as chat will render it."""
+    """Line breaks merge with a full stop inside a reply, never with its end."""
     record = TrainingRecord(1, "Hi", "", "I am\n\nnine.", True)
     rows = table(byte_level_tokenizer, data_of(byte_level_tokenizer, record)[0])
-    assert rows[0] == ("<|begin_of_text|>Be brief.\n\n### User\nHi\n\n### Dromedary\n", False)
+    assert rows[0] == ("Be brief.\n\n### User\nHi\n\n### Dromedary\n", False)
     assert [piece for piece, learned in rows[1:] if learned] == [
-        *["I", "Ġam", "ĊĊ", "nine", ".ĊĊ", "###", "ĠUser", "Ċ"]
+        *["I", "Ġam", "ĊĊ", "nine", ".", "<|end_of_text|>", "ĊĊ", "###", "ĠUser", "Ċ"]
     ]
 
 
@@ -65,25 +70,66 @@ def test_pieces_join_as_if_tokenised_at_once(kind, output, request):
     record = TrainingRecord(1, "Hi", "", f"{output}\n\n### User\nOh\n\n### Dromedary\nNo.", True)
     example = data_of(tokenizer, record)[0]
     text = (
-        f"Be brief.\n\n### User\nHi\n\n### Dromedary\n{output.strip()}"
-        "\n\n### User\nOh\n\n### Dromedary\nNo.\n\n### User\n"
+        f"Be brief.\n\n### User\nHi\n\n### Dromedary\n{output.strip()}{tokenizer.eos_token}"
+        f"\n\n### User\nOh\n\n### Dromedary\nNo.{tokenizer.eos_token}\n\n### User\n"
     )
-    whole = tokenizer.encode(tokenizer.bos_token + text, add_special_tokens=False)
+    bos = tokenizer.decode(begin_ids(tokenizer))
+    whole = tokenizer.encode(bos + text, add_special_tokens=False)
     assert example.input_ids == whole
 
 
+def test_bos_as_the_tokenizer_itself_adds_it(sentencepiece_tokenizer, byte_level_tokenizer):
+    """One was invented for tokenizers that add none, and an end token taken for one."""
+    record = TrainingRecord(1, "Hi", "", "Yes.", True)
+    bare = data_of(sentencepiece_tokenizer, record)[0]  # a SentencePiece model always had one
+    assert bare.input_ids[0] == sentencepiece_tokenizer.bos_token_id
+    assert bare.input_ids.count(sentencepiece_tokenizer.bos_token_id) == 1
+
+    tokenizer, (bos, eos) = byte_level_tokenizer, byte_level_tokenizer.all_special_tokens[:2]
+    assert tokenizer.bos_token_id not in data_of(tokenizer, record)[0].input_ids
+    for single, begins in ((f"{bos} $A", True), (f"$A {eos}", False), (f"{bos} $A {eos}", True)):
+        adding = copy.deepcopy(tokenizer)
+        adding.backend_tokenizer.post_processor = TemplateProcessing(
+            single=single, special_tokens=[(bos, adding.bos_token_id), (eos, adding.eos_token_id)]
+        )
+        example = data_of(adding, record)[0]
+        assert (example.input_ids[0] == tokenizer.bos_token_id) == begins
+        assert example.input_ids.count(tokenizer.eos_token_id) == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_exactly_one_bos(kind, request):
+def test_special_tokens_in_a_text_stay_text(kind, request):
+    """A user who spells the end-of-sequence token trained the model to end there."""
     tokenizer = request.getfixturevalue(kind)
-    example = data_of(tokenizer, TrainingRecord(1, "Hi", "", "Yes.", True))[0]
-    assert example.input_ids.count(tokenizer.bos_token_id) == 1
-    assert example.input_ids[0] == tokenizer.bos_token_id
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    record = TrainingRecord(1, f"Does {eos} end?", bos, f"{eos} ends {bos} a text.", True)
+    example = data_of(tokenizer, record)[0]
+    begin = len(begin_ids(tokenizer))
+    assert example.input_ids.count(tokenizer.eos_token_id) == 1
+    assert example.input_ids[begin:].count(tokenizer.bos_token_id) == 0
+    text = tokenizer.decode(example.input_ids[begin:])
+    assert f"Does {eos} end?\n\n{bos}\n\n### Dromedary\n{eos} ends {bos} a text.{eos}" in text
+
+
+def test_a_tokenizer_without_an_end_is_refused(byte_level_tokenizer):
+    endless = copy.deepcopy(byte_level_tokenizer)
+    endless.eos_token = None
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        data_of(endless, TrainingRecord(1, "Hi", "", "Yes.", True))
+
+
+def test_a_reply_that_opens_with_a_heading_trains_nothing(sentencepiece_tokenizer):
+    """An empty reply with its end was learned."""
+    good = TrainingRecord(1, "Hi", "", "Yes.", True)
+    headed = TrainingRecord(2, "Hi", "", "### User\nHo\n\n### Dromedary\nYes.", True)
+    data = data_of(sentencepiece_tokenizer, good, headed)
+    assert (data.counts.examples, data.counts.nothing_to_learn) == (1, 1)
 
 
 def test_unfinished_reply_gets_no_marker(sentencepiece_tokenizer):
     """A model that learns the marker after a cut sentence learns to stop in the middle."""
     data = data_of(sentencepiece_tokenizer, TrainingRecord(1, "Hi", "", "I am not", False))
-    assert not sentencepiece_tokenizer.decode(data[0].input_ids).rstrip().endswith("### User")
+    assert sentencepiece_tokenizer.decode(data[0].input_ids).endswith("Dromedary\nI am not")
     assert data.counts.unfinished == 1
 
 
@@ -105,7 +151,7 @@ def test_reply_at_the_limit_keeps_its_marker_and_one_beyond_is_cut(sentencepiece
     kept = data_of(sentencepiece_tokenizer, record, target=length)
     cut = data_of(sentencepiece_tokenizer, record, target=length - 1)
     learned = [label for label in cut[0].labels if label != IGNORED]
-    assert sentencepiece_tokenizer.decode(kept[0].input_ids).endswith("nine.\n\n### User\n")
+    assert sentencepiece_tokenizer.decode(kept[0].input_ids).endswith("nine.</s>\n\n### User\n")
     assert learned == encoder.encode_continuation(reply)[: length - 1]
     assert (kept.counts.replies_cut, cut.counts.replies_cut) == (0, 1)
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from base_tokenizer import load_tokenizer
 from batch_plan import BatchPlan
 from dialogue_format import DEFAULT_META_PROMPTS, load_meta_prompts
-from engraved_model import load_base_model, load_tokenizer
+from engraved_model import load_base_model
 from engraving_data import EngravingData, padded_batch
 from exact_trainer import summed_loss
 from safetensors.torch import load_file
