@@ -27,13 +27,12 @@ from compared_models import (
     ENGRAVED,
     READABLE,
     WITH_PRINCIPLES,
+    EngravedDialogue,
+    PrinciplesDialogue,
     add_model_flags,
     check_model_flags,
     context_length,
-    encode_reply,
-    engraved_dialogue,
     load_model,
-    principles_dialogue,
     read_principles,
     tokenizer_of,
 )
@@ -197,13 +196,14 @@ def read_inputs(args: argparse.Namespace) -> Inputs:
 def encode_prompts(args: argparse.Namespace, side: str, inputs: Inputs) -> list[list[int]]:
     """Token ids of the unseen prompts and then of the identity questions for one model."""
     tokenizer = tokenizer_of(args, side)
-    asked = [(inputs.system, item) for item in inputs.unseen]
-    asked += [(inputs.neutral, item) for item in inputs.identity]
+    parts = ((inputs.system, inputs.unseen), (inputs.neutral, inputs.identity))
     prompts = [
-        tokenizer.encode_start(engraved_dialogue(system, [item.message])) for system, item in asked
+        EngravedDialogue(system).encode(tokenizer, [item.message])
+        for system, asked in parts
+        for item in asked
     ]
     room = context_length(args, side) - args.max_new_tokens
-    for ids, (_, item) in zip(prompts, asked, strict=True):
+    for ids, item in zip(prompts, inputs.unseen + inputs.identity, strict=True):
         if len(ids) > room:
             raise UserError(
                 f"'{item.instruction[:60]}' has {len(ids)} tokens, and the {side} model's context "
@@ -216,20 +216,20 @@ def encode_held_out(
     args: argparse.Namespace, sides: Sequence[str], inputs: Inputs
 ) -> dict[str, list[Continuation]]:
     """For each row of the table, the held-out prompts and replies that fit every model."""
+    dialogues: dict[str, Any] = dict.fromkeys(sides, EngravedDialogue(inputs.system))
+    if inputs.principles is not None:
+        dialogues[WITH_PRINCIPLES] = PrinciplesDialogue(inputs.principles)
     encoded: dict[str, list[Continuation]] = {}
     fits = [True] * len(inputs.held_out)
-    for side in (*sides, *([WITH_PRINCIPLES] if inputs.principles else [])):
+    for side, dialogue in dialogues.items():
         tokenizer, limit = tokenizer_of(args, side), context_length(args, side)
         encoded[side] = []
         for index, record in enumerate(inputs.held_out):
-            message = [user_message(record.instruction, record.input)]
-            if side == WITH_PRINCIPLES:
-                prompt = principles_dialogue(inputs.principles, message)
-            else:
-                prompt = engraved_dialogue(inputs.system, message)
-            row = encode_reply(tokenizer, prompt, first_reply(record))
-            encoded[side].append(Continuation(row.prompt, row.text[:REPLY_TOKENS]))
-            fits[index] &= len(row.prompt) + len(row.text[:REPLY_TOKENS]) <= limit
+            message = user_message(record.instruction, record.input)
+            prompt = dialogue.encode(tokenizer, [message])
+            text = dialogue.encode_reply(tokenizer, first_reply(record))[:REPLY_TOKENS]
+            encoded[side].append(Continuation(prompt, text))
+            fits[index] &= len(prompt) + len(text) <= limit
     if not all(fits):
         logger.warning("held-out loss without %d records: too long", fits.count(False))
     return {side: list(compress(rows, fits)) for side, rows in encoded.items()}

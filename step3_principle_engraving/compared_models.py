@@ -6,21 +6,21 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from dialogue_format import END_MARKER, REPLY_CUE, MetaPrompt, engraved_prompt
+from base_tokenizer import load_tokenizer
+from dialogue_format import MetaPrompt
 from engraved_model import (
     DTYPES,
     choose_device,
     load_base_model,
     load_engraved_model,
-    load_tokenizer,
 )
 from engraving_command import UserError
-from engraving_data import DialogueTokenizer
+from engraving_data import DialogueTokenizer, encode_dialogue
 from exact_checkpoints import FINGERPRINT
-from log_likelihoods import Continuation
 from plain_files import read_json, read_text
 from transformers import AutoConfig, PreTrainedModel
 
@@ -85,32 +85,37 @@ def _trained_bits(adapter_dir: Path | None) -> int:
     return read_json(adapter_dir / FINGERPRINT)["bits"]
 
 
-def engraved_dialogue(system: MetaPrompt, turns: Sequence[str]) -> str:
-    """Everything up to the next reply, in the engraved format; `turns` are the user's and the
-    assistant's by turns.
-    """
-    first, *later = turns
-    text = engraved_prompt(system, first)
-    for reply, message in zip(later[::2], later[1::2], strict=True):
-        text += reply + END_MARKER + message + REPLY_CUE
-    return text
+@dataclass(frozen=True)
+class EngravedDialogue:
+    """The dialogue of the training, under a system prompt."""
+
+    system: MetaPrompt
+
+    def encode(self, tokenizer: DialogueTokenizer, turns: Sequence[str]) -> list[int]:
+        """Everything up to the next reply; `turns` are the user's and the assistant's by turns."""
+        return encode_dialogue(tokenizer, self.system, turns)
+
+    def encode_reply(self, tokenizer: DialogueTokenizer, reply: str) -> list[int]:
+        """A reply, without its end."""
+        return tokenizer.encode_continuation(reply)
 
 
-def principles_dialogue(principles: str, turns: Sequence[str]) -> str:
-    """The same behind the principle prompt, in its own dialogue and without thoughts."""
-    first, *later = turns
-    text = f"{principles} {first}{PRINCIPLES_REPLY}"
-    for reply, message in zip(later[::2], later[1::2], strict=True):
-        text += f" {reply}{PRINCIPLES_USER}{message}{PRINCIPLES_REPLY}"
-    return text
+@dataclass(frozen=True)
+class PrinciplesDialogue:
+    """The principle prompt's own dialogue, where the assistant replies without thoughts."""
 
+    principles: str
 
-def encode_reply(tokenizer: DialogueTokenizer, prompt: str, reply: str) -> Continuation:
-    """Token ids of a dialogue and a reply to it, on a line of its own or on that of its marker."""
-    space = "" if prompt.endswith("\n") else " "
-    return Continuation(
-        tokenizer.encode_start(prompt), tokenizer.encode_continuation(space + reply)
-    )
+    def encode(self, tokenizer: DialogueTokenizer, turns: Sequence[str]) -> list[int]:
+        """Everything up to the next reply; `turns` are the user's and the assistant's by turns."""
+        text = f"{self.principles} {turns[0]}{PRINCIPLES_REPLY}"
+        for reply, message in zip(turns[1::2], turns[2::2], strict=True):
+            text += f" {reply}{PRINCIPLES_USER}{message}{PRINCIPLES_REPLY}"
+        return tokenizer.encode_start(text)
+
+    def encode_reply(self, tokenizer: DialogueTokenizer, reply: str) -> list[int]:
+        """A reply, without its end; it stands on the line of its marker."""
+        return tokenizer.encode_continuation(" " + reply)
 
 
 def read_principles(path: Path) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from compared_models import PRINCIPLES_REPLY
 from dialogue_format import (
-    END_MARKER,
     USER_HEADING,
     MetaPrompt,
     split_turns,
@@ -48,7 +47,7 @@ def read_asked(path: Path, wanted: str, limit: int | None) -> list[Asked]:
 
 def read_held_out(path: Path, limit: int | None) -> list[TrainingRecord]:
     """Held-out training records that have a reply."""
-    records = [record for record in read_training_records(path) if record.output.strip()]
+    records = [record for record in read_training_records(path) if first_reply(record)]
     if not records:
         raise UserError(f"{path} holds no replies")
     return records[:limit]
@@ -57,7 +56,7 @@ def read_held_out(path: Path, limit: int | None) -> list[TrainingRecord]:
 def first_reply(record: TrainingRecord) -> str:
     """The reply of a record, without its end marker and later turns."""
     turns, _ = split_turns(record.output, record.finished)
-    return turns[0].text.removesuffix(END_MARKER)
+    return turns[0] if turns else ""
 
 
 def read_neutral_system(path: Path) -> MetaPrompt:

@@ -26,13 +26,12 @@ from compared_models import (
     ENGRAVED,
     READABLE,
     WITH_PRINCIPLES,
+    EngravedDialogue,
+    PrinciplesDialogue,
     add_model_flags,
     check_model_flags,
     context_length,
-    encode_reply,
-    engraved_dialogue,
     load_model,
-    principles_dialogue,
     read_principles,
     tokenizer_of,
 )
@@ -98,19 +97,20 @@ def encode_questions(
 ) -> dict[str, list[list[Continuation]]]:
     """For each model, each question and each choice: the prompt and the choice as token ids."""
     system = choose_meta_prompt(args.meta_prompt_pattern, args.system)
-    dialogues = {side: partial(engraved_dialogue, system) for side in (BASE, ENGRAVED)}
+    dialogues: dict[str, Any] = dict.fromkeys((BASE, ENGRAVED), EngravedDialogue(system))
     if args.principle_prompt_file is not None:
         principles = read_principles(args.principle_prompt_file)
-        dialogues[WITH_PRINCIPLES] = partial(principles_dialogue, principles)
+        dialogues[WITH_PRINCIPLES] = PrinciplesDialogue(principles)
     encoded = {}
-    for side in (side for side in READABLE if side in dialogues):
-        tokenizer = tokenizer_of(args, side)
+    for side in filter(dialogues.__contains__, READABLE):
+        tokenizer, dialogue = tokenizer_of(args, side), dialogues[side]
         encoded[side] = [
             [
-                encode_reply(tokenizer, dialogues[side](question.turns), choice)
+                Continuation(prompt, dialogue.encode_reply(tokenizer, choice))
                 for choice in question.choices
             ]
             for question in questions
+            for prompt in [dialogue.encode(tokenizer, question.turns)]
         ]
     return encoded
 

@@ -9,8 +9,9 @@ import compare_engraving
 import numpy
 import pytest
 import torch
+from base_tokenizer import load_tokenizer
 from confidence_intervals import bootstrap_interval
-from engraved_model import load_base_model, load_tokenizer
+from engraved_model import load_base_model
 from engraving_command import UserError
 from engraving_data import DialogueTokenizer
 from reply_figures import (
@@ -168,12 +169,15 @@ def files(tmp_path_factory):
     """Two unseen prompts, two identity questions, one held-out record, and responses of a run."""
     folder = tmp_path_factory.mktemp("comparison")
     unseen = [
-        {"id": "1", "instruction": "What is <b>rain</b>?", "input": "", "topic": ["rain", "water"]},
+        {"id": "1", "instruction": "Who brings rain?", "input": "", "topic": ["rain", "water"]},
         {"id": "2", "instruction": "Who plays chess?", "input": "Shortly.", "topic": ["chess"]},
     ]
-    identity = [{"instruction": text, "names": ["Dromedary"]} for text in ("Who?", "Your name?")]
+    identity = [
+        {"instruction": text, "names": ["Dromedary"]}
+        for text in ("Who are they?", "And who are you?")
+    ]
     outputs = [
-        (" Principle 1.\n\nWatson: Rain is water.", "stop"),
+        (" Principle 1.\n\nWatson: Rain is <b>water</b>.", "stop"),
         (" It is:\n\nWatson: Some do.\n\nWatson: Others don't.", "length"),
         (" No reply", "abandoned"),
         (" So:\n\nWatson: I am Watson.", "eos"),
@@ -245,7 +249,7 @@ def test_all_rows_have_all_figures(comparison):
 
 def test_the_engraved_model_ends_and_the_base_does_not(comparison):
     base, engraved = (comparison["rows"][row] for row in ("base", "engraved"))
-    assert base["ends"] == 0
+    assert (base["ends"], engraved["ends"], engraved["further_turns"]) == (0, 1, 0)
     assert (base["identity_right"], engraved["identity_right"]) == (0, 1)
     assert engraved["held_out_loss"] < 0.1 < 2 < base["held_out_loss"]
     # It knows one reply by heart and gives it to everything: the measures must say so.
@@ -281,8 +285,7 @@ def test_the_same_command_gives_the_same_file(comparison, run_main, flags, files
 
 def test_the_page_shows_replies_side_by_side_with_markup_as_text(comparison, files):
     page = (files / "comparison.html").read_text()
-    assert "What is &lt;b&gt;rain&lt;/b&gt;?" in page
-    assert "Rain is water." in page
+    assert "Rain is &lt;b&gt;water&lt;/b&gt;." in page
     assert "I am Dromedary." in page
     assert "<script" not in page
 
@@ -302,7 +305,7 @@ def test_a_browser_shows_the_page(comparison, files, tmp_path):
         timeout=120,
         check=True,
     ).stdout
-    assert "<b>rain</b>" not in shown
+    assert "<b>water</b>" not in shown
     assert "base + principles" in shown
     assert shot.stat().st_size > 50_000
 
@@ -353,7 +356,7 @@ BAD_INPUTS = {
     "no shard": ("--principle_responses", "none*.jsonl", None, "no response shard matches"),
     "unanswered": (
         *("--principle_responses", "a.jsonl"),
-        '{"instruction": "Who?", "output": "I."}\n{"torn',
+        '{"instruction": "Who are they?", "output": "I."}\n{"torn',
         "3 of 4 prompts have no response",
     ),
     "no response": ("--principle_responses", "a.jsonl", '{"a": 1}', "row 1: not a response record"),

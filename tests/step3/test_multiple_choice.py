@@ -9,12 +9,14 @@ import evaluate_multiple_choice
 import numpy
 import pytest
 import torch
-from compared_models import encode_reply
+from base_tokenizer import load_tokenizer
+from compared_models import EngravedDialogue, PrinciplesDialogue
 from confidence_intervals import bootstrap_interval, wilson_interval
-from engraved_model import load_base_model, load_tokenizer
+from dialogue_format import DEFAULT_META_PROMPTS, choose_meta_prompt
+from engraved_model import load_base_model
 from engraving_command import UserError
 from engraving_data import DialogueTokenizer
-from log_likelihoods import SHORTEST_SHARED, log_likelihoods
+from log_likelihoods import SHORTEST_SHARED, Continuation, log_likelihoods
 from multiple_choice import Question, load_questions, question_score
 
 SCRIPT = "step3_principle_engraving/evaluate_multiple_choice.py"
@@ -236,7 +238,11 @@ def test_every_choice_gets_its_own_log_likelihood(random_model, batch_size, begi
     encoder = DialogueTokenizer(load_tokenizer(str(random_model)))
     choices = ("Yes, it has.", "No.", "It has nine, and more than that.")
     prompts = [beginning + "Has a camel a hump?\n" * repeats for repeats in (1, 2, 3)]
-    rows = [encode_reply(encoder, prompt, choice) for prompt in prompts for choice in choices]
+    rows = [
+        Continuation(encoder.encode_start(prompt), encoder.encode_continuation(choice))
+        for prompt in prompts
+        for choice in choices
+    ]
     scores = log_likelihoods(model, rows, batch_size)
     for row, score in zip(rows, scores, strict=True):
         ids = row.prompt + row.text
@@ -244,6 +250,25 @@ def test_every_choice_gets_its_own_log_likelihood(random_model, batch_size, begi
             logits = model(input_ids=torch.tensor([ids])).logits[0].double()
         steps = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
         assert score == pytest.approx(steps[len(row.prompt) - 1 :].sum().item(), abs=1e-3)
+
+
+def test_dialogues_are_what_their_models_know(talking_model):
+    """The engraved one is what the exported chat template renders, the other the prompt's own."""
+    tokenizer = load_tokenizer(str(talking_model))
+    encoder = DialogueTokenizer(tokenizer)
+    turns = ["Hi", "Hello.", "Bye", "See you.", "Rain?"]
+    roles = ["user", "assistant"] * 3
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+    system = choose_meta_prompt(DEFAULT_META_PROMPTS, "standard")
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert EngravedDialogue(system).encode(encoder, turns) == expected
+    dialogue = PrinciplesDialogue("Be good.\n\nUser:")
+    ids = dialogue.encode(encoder, turns[:3]) + dialogue.encode_reply(encoder, "Fine.")
+    assert tokenizer.decode(ids, skip_special_tokens=True) == (
+        "Be good.\n\nUser: Hi\n\nWatson: Hello.\n\nUser: Bye\n\nWatson: Fine."
+    )
 
 
 def test_scores_of_the_tasks():
