@@ -20,12 +20,9 @@ from pathlib import Path
 
 from dialogue_format import (
     DEFAULT_META_PROMPTS,
-    END_MARKER,
-    REPLY_CUE,
     STOP_STRING,
     MetaPrompt,
     choose_meta_prompt,
-    engraved_prompt,
 )
 from engraving_command import DTYPE_NAMES, CommandParser, UserError, run_command
 
@@ -63,7 +60,7 @@ from engraved_model import (
     load_base_model,
     load_engraved_model,
 )
-from engraving_data import DialogueTokenizer
+from engraving_data import DialogueTokenizer, encode_dialogue
 from exact_checkpoints import read_fingerprint, refuse_other_base
 from reply_measures import padding_id
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -153,36 +150,35 @@ class Conversation:
         """Forgets the turns so far."""
         self.turns: list[str] = []
 
+    def fitting_turns(self, message: str) -> list[str]:
+        """The turns that the next reply is given: the message last, and as many of the newest
+        before it as the model can take. Raises UserError for a message that is too long by itself.
+        """
+        turns = [*self.turns, message.strip()]
+        while (length := len(self.token_ids(turns))) > self._room:
+            if len(turns) == 1:
+                raise UserError(
+                    f"the message and the system prompt are {length} tokens long; the model takes "
+                    f"{self._room}, and --max_new_tokens {self.args.max_new_tokens} for the reply"
+                )
+            turns = turns[2:]
+        return turns
+
     def token_ids(self, turns: Sequence[str]) -> list[int]:
         """The dialogue up to the next reply; `turns` are the user's and the assistant's by turns,
         the user's first and last.
         """
-        encoder = self._encoder
-        ids = encoder.encode_start(engraved_prompt(self.system, turns[0]))
-        for reply, message in zip(turns[1::2], turns[2::2], strict=True):
-            ids += encoder.encode_continuation(reply) + encoder.eos
-            ids += encoder.encode_after_end(END_MARKER)
-            ids += encoder.encode_continuation(message + REPLY_CUE)
-        return ids
+        return encode_dialogue(self._encoder, self.system, turns)
 
     def reply(self, message: str, show: Callable[[str], None] | None) -> str:
         """Answers a message; `show` gets the reply piece by piece. Ctrl-C ends the reply early.
 
-        The oldest turns are forgotten where the model can't take them all. Raises UserError for a
-        message that is too long by itself.
+        The oldest turns are forgotten where the model can't take them all.
         """
-        turns = [*self.turns, message.strip()]
-        ids = self.token_ids(turns)
-        while len(ids) > self._room and len(turns) > 1:
-            turns = turns[2:]
-            ids = self.token_ids(turns)
-        if len(ids) > self._room:
-            raise UserError(
-                f"the message and the system prompt are {len(ids)} tokens long; there is room for "
-                f"{self._room} in the model's context of {self._limit}"
-            )
+        turns = self.fitting_turns(message)
         if len(turns) <= len(self.turns):
             print("(the oldest turns are forgotten: the context is full)", file=sys.stderr)
+        ids = self.token_ids(turns)
         streamer = ReplyStreamer(self.tokenizer, len(ids), show)
         with contextlib.suppress(KeyboardInterrupt):  # what has been said stays said
             self._generate(ids, streamer)

@@ -28,6 +28,7 @@ from transformers import (  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 ADAPTER_CONFIG = "adapter_config.json"
+ALL_LINEAR = "all-linear"
 DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
@@ -110,8 +111,13 @@ def add_adapter(
     dropout: float,
     bits: int,
     checkpointing: bool,
+    targets: str = ALL_LINEAR,
 ) -> PeftModel:
-    """Puts a trainable fp32 adapter on all linear layers but the head; the base is frozen."""
+    """Puts a trainable fp32 adapter on linear layers; the base is frozen.
+
+    `targets`: the layers' names with commas between them, or ALL_LINEAR for all but the head.
+    Raises UserError for a name that no layer has.
+    """
     if bits == 4:
         model = prepare_model_for_kbit_training(
             model,
@@ -124,12 +130,28 @@ def add_adapter(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="all-linear",
+        target_modules=_layers(model, targets),
         task_type="CAUSAL_LM",
     )
     # bfloat16 would round most updates of a learning rate of 1e-4 away: PEFT casts adapters to
     # fp32.
     return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def _layers(model: PreTrainedModel, targets: str) -> str | list[str]:
+    if targets == ALL_LINEAR:
+        return targets
+    names, known = targets.split(","), set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            known.add(name.rpartition(".")[2])
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(
+            f"--lora_target_modules: this model has no layer {unknown[0]!r}; it has "
+            + ", ".join(sorted(known))
+        )
+    return names
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:

@@ -137,6 +137,20 @@ def encode_prompt(
     return ids[:start] + ids[start:][-(source_max_len - start) :], True
 
 
+def encode_dialogue(
+    tokenizer: DialogueTokenizer, meta_prompt: MetaPrompt, turns: Sequence[str]
+) -> list[int]:
+    """A dialogue up to the next reply; `turns` are the user's and the assistant's by turns, the
+    user's first and last.
+    """
+    ids = tokenizer.encode_start(engraved_prompt(meta_prompt, turns[0]))
+    end = tokenizer.eos + tokenizer.encode_after_end(END_MARKER)
+    for reply, message in zip(turns[1::2], turns[2::2], strict=True):
+        ids += tokenizer.encode_continuation(reply) + end
+        ids += tokenizer.encode_continuation(message + REPLY_CUE)
+    return ids
+
+
 def encode_turns(
     tokenizer: DialogueTokenizer, turns: Sequence[str], ended: bool, target_max_len: int
 ) -> tuple[Example, bool]:
