@@ -158,8 +158,8 @@ class Conversation:
         while (length := len(self.token_ids(turns))) > self._room:
             if len(turns) == 1:
                 raise UserError(
-                    f"the message and the system prompt are {length} tokens long; the model takes "
-                    f"{self._room}, and --max_new_tokens {self.args.max_new_tokens} for the reply"
+                    f"the message and the system prompt are {length} tokens long; there is room "
+                    f"for {self._room} in the model's context of {self._limit}"
                 )
             turns = turns[2:]
         return turns

@@ -157,7 +157,7 @@ def test_later_turns_continue_the_training_format(run_main, talking_model, monke
 
 def test_a_full_context_forgets_the_oldest_turns(run_main, talking_model, monkeypatch, capsys):
     """It went on beyond the model's positions."""
-    inputs = iter(["Who are you?", "rain " * 200, "rain " * 200, "rain " * 900, "Who are you?"])
+    inputs = iter(["Who are you?", "rain " * 150, "rain " * 150, "rain " * 900, "Who are you?"])
 
     def answer(prompt):
         for text in inputs:

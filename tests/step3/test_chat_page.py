@@ -68,7 +68,7 @@ def talkative_model(random_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(repository, talkative_model):
-    """A running page; each reply takes some seconds, and 2,096 tokens are left for the turns."""
+    """A running page; a reply takes some seconds, and 2,096 tokens are left for the turns."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -139,7 +139,8 @@ class Tab:
     def stop(self):
         """Stops the reply and returns what it has come to, which grows no more."""
         self.press("Stop")
-        time.sleep(0.5)
+        self.page.locator(".submit-button").wait_for()
+        self.wait_for_more_than(0)
         stopped = self.replies()[-1]
         time.sleep(1)
         assert self.replies()[-1] == stopped
