@@ -40,7 +40,8 @@ choose_recipe() {
   TRAINING=(--full_finetune --learning_rate 2e-3 --num_train_epochs 3 --per_device_train_batch_size 16
     --gradient_accumulation_steps 1 --max_grad_norm 1 --save_steps 100)
   [[ $MODEL ]] || return 0
-  GENERATION=() MERGE=(--identity_share 0.2) COMPARE=(--max_new_tokens 256 --temperature 0) HELD_OUT=16 EVERY=3
+  GENERATION=() MERGE=(--identity_share 0.2) COMPARE=(--max_new_tokens 256 --temperature 0)
+  HELD_OUT=$((LIMIT / 20 + 1)) EVERY=3
   TRAINING=(--bits 16 --learning_rate 2e-4 --num_train_epochs 1 --per_device_train_batch_size 4
     --gradient_accumulation_steps 2 --save_steps 10)
 }

@@ -21,12 +21,13 @@ def printed(repository, output_dir) -> str:
     return run_quickstart(repository, output_dir)
 
 
-def run_quickstart(repository: Path, output_dir: Path) -> str:
+def run_quickstart(repository: Path, output_dir: Path, *arguments: object) -> str:
     """What the script prints; started from a folder that is not the repository's.
 
     With the interpreter of the tests, which has the packages: nothing is installed.
     """
-    command = ["bash", str(repository / "scripts" / "quickstart.sh"), str(output_dir)]
+    script = repository / "scripts" / "quickstart.sh"
+    command = ["bash", str(script), *map(str, arguments), str(output_dir)]
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
         command, cwd=output_dir, env=environment, capture_output=True, text=True, timeout=550
@@ -85,6 +86,16 @@ def test_a_second_run_reuses_everything(printed, repository, output_dir):
     written = {path: path.stat().st_mtime_ns for path in files}
     assert run_quickstart(repository, output_dir) == printed
     assert {path: path.stat().st_mtime_ns for path in files} == written
+
+
+def test_a_model_and_prompts_of_the_users_own(printed, repository, output_dir, tiny_base_model):
+    """The same story with an adapter on any model's folder; here the tiny one's."""
+    given = ("--model", tiny_base_model, "--prompts", output_dir / "merged_prompts.json")
+    own = run_quickstart(repository, output_dir / "own", *given, "--limit", 12)
+    assert " minutes on " in own and "base model: " in own
+    assert " 12 responses in " in own
+    rows = load(output_dir / "own" / "comparison.json")["rows"]
+    assert set(rows) == {"base", "base_with_principles", "engraved"}
 
 
 @pytest.mark.parametrize(
