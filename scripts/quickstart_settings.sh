@@ -48,11 +48,11 @@ choose_recipe() {
 
 expect_minutes() { # by the size of the weights; 300 prompts for 135 million parameters took half an hour on two cores
   local megabytes
-  megabytes=$(du -cmL "$MODEL"/*.safetensors "$MODEL"/*.pth 2>/dev/null | tail -n 1 | cut -f 1)
+  megabytes=$({ du -cmL "$MODEL"/*.safetensors "$MODEL"/*.pth 2>/dev/null || true; } | tail -n 1 | cut -f 1)
   if nvidia-smi >/dev/null 2>&1; then
     echo "        time       about $((2 + megabytes * LIMIT / 1000000)) minutes on a GPU, for all that follows"
   else
-    echo "        time       about $((2 + megabytes * LIMIT / 1350 / $(nproc))) minutes on $(nproc) cores, for all that follows"
+    echo "        time       about $((2 + megabytes * LIMIT / 2000 / $(nproc))) minutes on $(nproc) cores, for all that follows"
   fi
 }
 
