@@ -1,12 +1,14 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the pinned requirements.
+# A virtual environment in .venv with the pinned requirements.
 # `prepare_environment FILE` sets PYTHON to its interpreter; a second call with the same FILE is free. An interpreter
 # that the caller named in PYTHON and that has all packages already is used as it is.
+#
+#   bash scripts/environment.sh     makes .venv with what the stages need; the other scripts source this file
 
 # Threads that wait must not spin: where others use the cores too, small models ran eight times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+ROOT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # -P: the stages see this folder through a link
 
 fail() {
   echo "error: $*" >&2
@@ -20,6 +22,17 @@ is_supported() { # a Python that the pinned packages exist for
 has_packages() { # PYTHON FILE
   local missing
   [[ $1 ]] && is_supported "$1" && missing=$("$1" "$ROOT/scripts/missing_packages.py" "$ROOT/$2") && [[ ! $missing ]]
+}
+
+problem_of_python() { # PYTHON: what keeps it from running the stages, and the remedy; nothing if it can
+  local missing remedy="'bash $ROOT/scripts/environment.sh' makes .venv with all packages; or set PYTHON"
+  if ! command -v "$1" >/dev/null; then
+    echo "there is no $1: $remedy"
+  elif ! missing=$("$1" "$ROOT/scripts/missing_packages.py" "$ROOT/requirements.txt" 2>&1); then
+    echo "$1 does not run (${missing##*$'\n'}): $remedy"
+  elif [[ $missing ]]; then
+    echo "$1 lacks packages ($missing): $remedy"
+  fi
 }
 
 find_python() {
@@ -61,3 +74,9 @@ prepare_environment() { # FILE: requirements.txt or requirements-dev.txt
     [[ $1 != requirements-dev.txt ]] || echo "$wanted" >"$ROOT/.venv/installed-requirements.txt"
   fi
 }
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set -euo pipefail
+  prepare_environment requirements.txt
+  echo "$PYTHON has all packages"
+fi

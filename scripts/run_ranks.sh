@@ -8,6 +8,7 @@
 
 run_node() { # ARGUMENT...
   local index supervisor supervisors=() worst=0
+  [[ ! $asked_to_drain ]] || exit $EXIT_DRAINED
   mkdir -p "$LOG_DIR"
   trap 'interrupted=1; kill -USR1 "${supervisors[@]}" 2>/dev/null || true' $DRAIN_SIGNALS
   set -m # a process group for each, out of reach of signals that are meant for this shell
@@ -15,6 +16,7 @@ run_node() { # ARGUMENT...
     run_group $index "$@" &
     supervisors+=($!)
   done
+  [[ ! $asked_to_drain ]] || kill -USR1 "${supervisors[@]}" 2>/dev/null || true
   for supervisor in "${supervisors[@]}"; do
     wait_for "$supervisor"
     ((status != KILLED_BY_USR1)) || status=$EXIT_DRAINED # it came before the group had begun
@@ -24,7 +26,7 @@ run_node() { # ARGUMENT...
 }
 
 run_group() { # INDEX_ON_NODE ARGUMENT...: in a subshell, which ends with the group's exit code
-  local draining='' code=0
+  local draining=$asked_to_drain code=0
   local -A ranks=() asked=() # by process id: its rank, and whether it was asked to drain
   trap 'draining=1' $DRAIN_SIGNALS
   set -m # so that a rank's helpers can be ended with it
@@ -99,7 +101,7 @@ print_header() { # ARGUMENT...
   local setting
   ((first_rank == 0)) || return 0
   echo "=== $(date '+%F %T') ${SLURM_JOB_ID:+job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), }$label"
-  echo "on ${members[*]}: $world_size processes, rank 0 listens at $master:$port; log: $log"
+  echo "on ${members[*]}: $world_size processes$([[ $group_devices ]] || echo " without GPUs"), rank 0 listens at $master:$port; log: $log"
   for setting in MODEL_DIR DATA_DIR NODES_PER_GROUP GPUS_PER_NODE GPUS_PER_GROUP; do
     printf '%s=%q ' $setting "${!setting:-}"
   done
@@ -125,14 +127,15 @@ say_end() {
 
 start_ranks() { # ARGUMENT...
   local local_rank
+  trap '' $DRAIN_SIGNALS # ranks inherit it: until Python sets its handlers, a request to drain must not kill them
   for ((local_rank = 0; local_rank < processes; local_rank++)); do
     start_rank $local_rank "$@" </dev/null >&"$log_output" 2>&1 &
     ranks[$!]=$((first_rank + local_rank))
   done
+  trap 'draining=1' $DRAIN_SIGNALS
 }
 
 start_rank() { # LOCAL_RANK ARGUMENT...: becomes the process
-  trap '' $DRAIN_SIGNALS # until Python sets its handlers, a request to drain must not kill it
   export RANK=$((first_rank + $1)) LOCAL_RANK=$1 WORLD_SIZE=$world_size LOCAL_WORLD_SIZE=$processes
   export MASTER_ADDR=$master MASTER_PORT=$port OMP_NUM_THREADS=$threads
   export TQDM_DISABLE=1 PYTHONUNBUFFERED=1 # lines instead of bars
@@ -179,12 +182,12 @@ note_ends() { # of ranks; those that are seen together have no order, so likely 
 }
 
 # When a rank is killed or has a wrong setting, the others end with errors of their own, or abort.
-is_cause() { (($1 == EXIT_SETTINGS || ($1 > 128 && $1 != ABORTED && $1 != KILLED_BY_USR1))); }
+is_cause() { (($1 == EXIT_SETTINGS || ($1 > 128 && $1 != ABORTED && $1 != KILLED_BY_USR1 && $1 != KILLED_BY_USR2))); }
 
 note_end() { # RANK EXIT_CODE
   case $2 in
     0) ;;
-    "$EXIT_DRAINED" | "$KILLED_BY_USR1") # the latter if asked to drain while it was ending
+    "$EXIT_DRAINED" | "$KILLED_BY_USR1" | "$KILLED_BY_USR2") # killed if asked to drain while it was ending
       ((code != 0)) || code=$EXIT_DRAINED ;;
     *) note_failure "$2" "rank $1 of $world_size on $THIS_NODE $(describe_end "$2")" ;;
   esac
@@ -230,7 +233,8 @@ failed_file() { # of this life of the job
 
 tell_other_nodes() { # MESSAGE
   in_step && is_count "$NODES_PER_GROUP" && ((NODES_PER_GROUP > 1)) || return 0
-  mkdir -p "$LOG_DIR" && echo "$1" >>"$(failed_file)"
+  # A missing DATA_DIR must stay missing.
+  [[ -d ${DATA_DIR:-/} ]] && mkdir -p "$LOG_DIR" && echo "$1" >>"$(failed_file)" || true
 }
 
 note_failure_elsewhere() {

@@ -18,4 +18,4 @@ launcher=$0 # under sbatch a copy of this file; Slurm knows where the original l
 [[ $0 != */slurm_script ]] || launcher=$(scontrol show job "$SLURM_JOB_ID" | sed -n '0,/^ *Command=/s/^ *Command=//p')
 # shellcheck source-path=SCRIPTDIR source=slurm_launch.sh
 source "$(dirname "${launcher%" $*"}")/slurm_launch.sh"
-launch_generation llama2_70b_self_align 2 "$@" # 12 GPUs of 32 GB
+launch_generation llama2_70b_self_align 2 '' "$@" # nodes and GPUs that hold the model, if their memory is not known

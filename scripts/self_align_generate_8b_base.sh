@@ -18,5 +18,4 @@ launcher=$0 # under sbatch a copy of this file; Slurm knows where the original l
 [[ $0 != */slurm_script ]] || launcher=$(scontrol show job "$SLURM_JOB_ID" | sed -n '0,/^ *Command=/s/^ *Command=//p')
 # shellcheck source-path=SCRIPTDIR source=slurm_launch.sh
 source "$(dirname "${launcher%" $*"}")/slurm_launch.sh"
-GPUS_PER_GROUP=${GPUS_PER_GROUP:-1}
-launch_generation llama3_8b_self_align 1 "$@"
+launch_generation llama3_8b_self_align 1 1 "$@" # nodes and GPUs that hold the model, if their memory is not known

@@ -141,6 +141,7 @@ def answer_rest(args: argparse.Namespace, work: "LaunchWork", drain: "DrainSigna
         ]
         if any(left) and any(ranks.ask_leaders(drain.is_requested)):
             logger.info("asked to stop before the start; start again to go on")
+            ranks.leave()
             return EXIT_DRAINED
         engine = load_engine(args, work) if any(left) else None
         ranks.decide(lambda: work.manifest.join(manifest_path(run)))

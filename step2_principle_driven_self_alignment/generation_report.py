@@ -45,7 +45,8 @@ class GenerationReport:
         reasons of the share's answers by id, whoever wrote them; `assigned`: prompts of the share;
         `statistics`: the engine's, as they grow; `slots`: how many prompts it answers at a time;
         `samples`: how many responses to log; `check`: of the base model."""
-        self.finish_reasons: Counter[str] = Counter()
+        # With all keys from the beginning: another thread reads it while it counts.
+        self.finish_reasons: Counter[str] = Counter(dict.fromkeys(FINISH_REASONS, 0))
         self.kept = 0
         self.rejected: Counter[str] = Counter()
         self.output_tokens = 0

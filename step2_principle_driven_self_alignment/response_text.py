@@ -63,7 +63,7 @@ class JudgedResponse:
         self.settings = settings
         self.blacklist = blacklist
 
-    @property
+    @cached_property
     def prompt(self) -> str:
         return joined_prompt(self.instruction, self.input)
 

@@ -51,6 +51,7 @@ class ShardWriter:
             "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
             "slurm_restart_count": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         }
+        self._writing_status = threading.Lock()
         self._leaving = threading.Event()
         self._reporter = threading.Thread(target=self._report, daemon=True)
 
@@ -128,11 +129,12 @@ class ShardWriter:
         self._write_status()
 
     def _write_status(self) -> None:
-        status = {"state": self._state, "finished": False, **self._counts(), **self._launch}
-        try:
-            write_status(self.path, status)
-        except OSError as error:
-            logger.warning("%s: can't write the status: %s", status_path(self.path), error)
+        with self._writing_status:
+            status = {"state": self._state, "finished": False, **self._counts(), **self._launch}
+            try:
+                write_status(self.path, status)
+            except OSError as error:
+                logger.warning("%s: can't write the status: %s", status_path(self.path), error)
 
     def _report(self) -> None:
         while not self._leaving.wait(STATUS_SECONDS):

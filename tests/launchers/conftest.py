@@ -27,6 +27,17 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(0.05)
 
 
+def python_that_fails(folder: Path) -> Path:
+    """An interpreter that has all packages, and inside a job runs none of the stages."""
+    program = folder / "python"
+    program.write_text(
+        '#!/bin/sh\ncase "$SLURM_JOB_ID:$1" in\n'
+        f':* | *missing_packages.py) exec {sys.executable} "$@" ;;\nesac\nexit 1\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
 class SlurmCluster:
     """The cluster of local_slurm.sh."""
 
@@ -139,6 +150,12 @@ class Launch:
         ]
         (self.data / name).write_text(json.dumps(records))
 
+    def move(self, repository: Path, data: str) -> None:
+        """To another checkout, and another name for the data folder."""
+        self.repository = repository
+        self.data = self.data.rename(self.data.with_name(data))
+        self.environment["DATA_DIR"] = str(self.data)
+
     def start(self, *command: object, cwd: str = ".", **settings: str) -> subprocess.Popen:
         """Starts a command with the settings in its environment."""
         return subprocess.Popen(
@@ -194,7 +211,9 @@ class Launch:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 marked = mark in b"\0" + (folder / "environ").read_bytes()
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             if marked and command and part in command:

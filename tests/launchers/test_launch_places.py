@@ -90,7 +90,7 @@ def test_a_task_of_an_array_is_submitted_again(slurm_launch, cluster):
 def test_the_documented_finetuning_line(slurm_launch):
     slurm_launch.write_examples(f"{NAME_70B}_merged.json", 8)
     line = documented(slurm_launch.repository, FINETUNE_70B)
-    flags = ["--bits", "16", "--lora_r", "4", "--max_steps", "1"]
+    flags = ["--device", "cpu", "--bits", "16", "--lora_r", "4", "--max_steps", "1"]
     done = slurm_launch.run(*line, *flags, cwd=STEP3)
     assert done.returncode == 0, done.stdout
     assert (slurm_launch.data / "dromedary2_70b" / "completed").is_file()

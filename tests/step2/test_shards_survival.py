@@ -253,6 +253,24 @@ def test_group_counts_that_start_at_once_do_not_share_prompts(tmp_path, attempt)
     assert check_complete(run, prompts) == 0
 
 
+def test_launches_look_at_each_other_in_turn_but_never_wait_for_ever(tmp_path, monkeypatch):
+    """Two that look at once would both see nobody; one that is stopped then holds nobody up."""
+    run = tmp_path / "run"
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    worker = launch_worker(run, 1, 0, 1)
+    time.sleep(1)
+    assert not find_shards(run)
+    os.close(folder)
+    assert finish(worker) == (0, "ready\n")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    monkeypatch.setattr(shard_writer, "LOCK_SECONDS", 0.1)
+    with ShardWriter(run, 1, 0) as writer:
+        assert writer.path.exists()
+    os.close(folder)
+
+
 def test_groups_of_another_size_are_refused_while_they_live(tmp_path):
     run = tmp_path / "run"
     worker, _ = start_worker(run, 2, 1, 1000, pause=0.05)
