@@ -201,14 +201,18 @@ def read_candidates(
 
 def clean(candidates: Iterable[CandidatePrompt], output: PromptOutput) -> Iterator[dict[str, Any]]:
     """The candidates that are wanted and ask for something, without the residue of pages."""
-    cleaned = output.report.cleaned
+    report = output.report
     for candidate in candidates:
         reason = candidate.reason or text_reason(candidate)
         if reason:
             output.drop(candidate.source, reason, candidate.instruction)
             continue
-        instruction = clean_prompt(candidate.instruction, cleaned)
-        input_text = clean_prompt(candidate.input, cleaned)
+        rules: Counter[str] = Counter()
+        instruction = clean_prompt(candidate.instruction, rules)
+        input_text = clean_prompt(candidate.input, rules)
+        if rules:
+            report.cleaned.update(rules)
+            report.show_cleaned(rules, candidate.instruction, instruction)
         reason = non_prompt_reason(instruction) if instruction and not input_text else None
         if not instruction or reason:
             output.drop(candidate.source, reason or "empty", candidate.instruction)
@@ -286,8 +290,11 @@ def without_near_duplicates(
     from deduplication import find_near_duplicates  # slow to import
 
     stands_for = find_near_duplicates([prompt.text for prompt in prompts], threshold)
+    clusters: dict[str, list[str]] = {}
     for dropped, kept in stands_for.items():
         drop(prompts[dropped], "near_duplicate", output, of=prompts[kept].record["id"])
+        clusters.setdefault(prompts[kept].text, []).append(prompts[dropped].text)
+    output.report.show_clusters(clusters)
     return [prompt for number, prompt in enumerate(prompts) if number not in stands_for]
 
 

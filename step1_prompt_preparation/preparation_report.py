@@ -1,12 +1,19 @@
-"""What happened to the rows: counted by source and reason, shown as a table, written as JSON."""
+"""What happened to the rows, by source and reason: as a table, as JSON and as an HTML page."""
 
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
 
+TEMPLATE = Path(__file__).with_suffix(".html.jinja")
+EXAMPLES = 3  # shown of each reason and rule
+CLUSTERS = 20  # of near-duplicates, the largest
+SHOWN_CHARACTERS = 500
+LENGTH_BINS = 32
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
 
@@ -21,6 +28,36 @@ class PreparationReport:
         self.cleaned: Counter[str] = Counter()  # cleaning rule -> texts that it changed
         self.kept: Counter[str] = Counter()
         self.lengths: list[int] = []
+        self.clusters: list[dict[str, Any]] = []
+        self._dropped_examples = Examples()
+        self._cleaned_examples = Examples()
+
+    def show_dropped(self, source: str, reason: str, text: str, details: dict[str, Any]) -> None:
+        """Offers a dropped row as an example."""
+        shown = {"source": source, "text": text[:SHOWN_CHARACTERS], "details": details}
+        self._dropped_examples.offer(reason, text, shown)
+
+    def show_cleaned(self, rules: Iterable[str], before: str, after: str) -> None:
+        """Offers a cleaned text as an example of each rule that changed it."""
+        pairs = enumerate(zip(before, after, strict=False))
+        same = next((n for n, (old, new) in pairs if old != new), min(len(before), len(after)))
+        start = max(0, same - SHOWN_CHARACTERS // 3)
+        place = slice(start, start + SHOWN_CHARACTERS)
+        shown = {"before": before[place], "after": after[place]}
+        for rule in rules:
+            self._cleaned_examples.offer(rule, before, shown)
+
+    def show_clusters(self, clusters: dict[str, list[str]]) -> None:
+        """Keeps the largest clusters: a kept text and the texts that it stands for."""
+        largest = sorted(clusters.items(), key=lambda item: (-len(item[1]), item[0]))[:CLUSTERS]
+        self.clusters = [
+            {
+                "kept": kept[:SHOWN_CHARACTERS],
+                "dropped": len(texts),
+                "examples": [text[:SHOWN_CHARACTERS] for text in sorted(texts)[:EXAMPLES]],
+            }
+            for kept, texts in largest
+        ]
 
     def count_kept(self, sources: Iterable[str], lengths: Iterable[int]) -> None:
         """Adds the kept rows, once everything is decided."""
@@ -53,7 +90,37 @@ class PreparationReport:
             "cleaned_by_rule": dict(sorted(self.cleaned.items())),
             "kept": _by_source(self.kept),
             f"length_quantiles_{self.length_unit}": self._length_quantiles(),
+            "near_duplicate_clusters": self.clusters,
+            "examples": {
+                "dropped": self._dropped_examples.chosen(),
+                "cleaned": self._cleaned_examples.chosen(),
+            },
         }
+
+    def page(self, title: str) -> str:
+        """The report as an HTML page without scripts or links; all data is escaped."""
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["grouped"] = "{:,}".format
+        environment.filters["percent"] = _percent
+        report = self.as_json()
+        report["settings"] = {"tokenizer": None, "max_prompt_len": None, **self.settings}
+        reasons = report["dropped"]["by_reason"]
+        return environment.get_template(TEMPLATE.name).render(
+            title=title,
+            report=report,
+            reasons=sorted(reasons, key=lambda reason: (-reasons[reason]["total"], reason)),
+            quantiles=self._length_quantiles(),
+            lengths=self._length_bars(),
+            unit=self.length_unit,
+        )
 
     def table(self) -> str:
         """The counts as aligned text: one column a source and one for all of them."""
@@ -100,6 +167,42 @@ class PreparationReport:
         shares = [percent / 100 for percent in QUANTILES]
         lengths = pandas.Series(self.lengths).quantile(shares, interpolation="nearest")
         return {f"{percent}%": int(n) for percent, n in zip(QUANTILES, lengths, strict=True)}
+
+    def _length_bars(self) -> list[dict[str, int]]:
+        """The histogram of the lengths, of bins that are equally wide."""
+        width = max(self.lengths) // LENGTH_BINS + 1
+        counts = Counter(length // width for length in self.lengths)
+        return [
+            {"from": width * number, "to": width * (number + 1) - 1, "prompts": counts[number]}
+            for number in range(max(counts) + 1)
+        ]
+
+
+class Examples:
+    """A few examples of each kind: those whose texts have the smallest checksums.
+
+    So they are the same in whatever order the rows come.
+    """
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, list[tuple[int, str, dict[str, Any]]]] = defaultdict(list)
+
+    def offer(self, kind: str, text: str, example: dict[str, Any]) -> None:
+        """Takes the example in if it belongs among the few."""
+        checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+        chosen = self._chosen[kind]
+        if len(chosen) < EXAMPLES or checksum < chosen[-1][0]:
+            chosen.append((checksum, str(example), example))
+            chosen.sort(key=lambda entry: entry[:2])
+            del chosen[EXAMPLES:]
+
+    def chosen(self) -> dict[str, list[dict[str, Any]]]:
+        """The examples by kind."""
+        return {kind: [e for _, _, e in self._chosen[kind]] for kind in sorted(self._chosen)}
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole if whole else 0:.1f} %"
 
 
 def _by_source(counts: dict[str, int]) -> dict[str, Any]:

@@ -19,9 +19,18 @@ def report_path(output_path: Path) -> Path:
     return output_path.with_suffix(".report.json")
 
 
+def page_path(output_path: Path) -> Path:
+    """Where the report's HTML page lies."""
+    return output_path.with_suffix(".report.html")
+
+
 def output_files(flag: str, output_path: Path, rejects_path: Path | None) -> dict[str, Path]:
     """The files that a run writes, by the flag that names each."""
-    files = {flag: output_path, f"report of {flag}": report_path(output_path)}
+    files = {
+        flag: output_path,
+        f"report of {flag}": report_path(output_path),
+        f"page of {flag}": page_path(output_path),
+    }
     return files | ({"--rejects_file": rejects_path} if rejects_path else {})
 
 
@@ -36,6 +45,7 @@ class PromptOutput:
     ) -> None:
         self.path = output_path
         self.report_path = report_path(output_path)
+        self.page_path = page_path(output_path)
         self.rejects_path = rejects_path
         self.report = report
         self._rejects: TextIO | None = None
@@ -53,18 +63,20 @@ class PromptOutput:
     def __exit__(self, *error: object) -> None:
         if self._rejects:
             self._rejects.close()
-        for path in filter(None, (self.path, self.report_path, self.rejects_path)):
+        for path in filter(None, (self.path, self.report_path, self.page_path, self.rejects_path)):
             _beside(path).unlink(missing_ok=True)
 
     def drop(self, source: str, reason: str, text: object = None, **details: object) -> None:
         """Counts a dropped row and keeps it in the rejects file, if there is one.
 
-        `text` may be a function that makes the text, called only if it is written.
+        `text` may be a function that makes the text.
         """
         self.report.dropped[source, reason] += 1
+        text = text() if callable(text) else text
+        text = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+        if isinstance(text, str):
+            self.report.show_dropped(source, reason, text, details)
         if self._rejects:
-            text = text() if callable(text) else text
-            text = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
             row = {"reason": reason, "source": source, "text": text, **details}
             self._rejects.write(json.dumps(row, default=str) + "\n")  # ASCII: any text fits
 
@@ -82,13 +94,20 @@ class PromptOutput:
             logger.warning("warning: %s", warning)
         write_prompts(_beside(self.path), records)
         report = json.dumps(self.report.as_json(), indent=2, ensure_ascii=False)
-        _beside(self.report_path).write_text(report + "\n", encoding="utf-8")
+        _write_text(_beside(self.report_path), report + "\n")
+        _write_text(_beside(self.page_path), self.report.page(f"Prompts in {self.path.name}"))
         if self._rejects:
             self._rejects.close()
             _beside(self.rejects_path).replace(self.rejects_path)
+        _beside(self.page_path).replace(self.page_path)
         _beside(self.report_path).replace(self.report_path)
         _beside(self.path).replace(self.path)
-        print(f"{len(records):,} prompts in {self.path}, the report in {self.report_path}")
+        print(f"{len(records):,} prompts in {self.path}, the report in {self.page_path}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Half a character, which no UTF-8 file can hold, becomes its number."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _beside(path: Path) -> Path:

@@ -1,9 +1,11 @@
 """From responses to training records: judged in batches, on all CPU cores where there are many."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -16,6 +18,7 @@ from prompt_format import joined_prompt
 from response_filters import ResponseFilter
 from response_text import Verdict, split_turns
 from training_file import COLUMNS, encode_record, seeded_key
+from user_error import TryAgainError
 
 BATCH = 200  # responses that a process judges at a time
 # What a response record has and a training record does not, or has otherwise
@@ -54,7 +57,7 @@ def judge_all(
         yield from (judge_batch(settings, batch) for batch in batches)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as executor:
         waiting: deque[Future[JudgedBatch]] = deque()
         try:
             for batch in batches:
@@ -63,8 +66,18 @@ def judge_all(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise TryAgainError(
+                "a process that judged responses was killed, most likely for lack of memory; free "
+                "some and start the merge again, or on one core: taskset -c 0 python …"
+            ) from None
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def ignore_interrupts() -> None:
+    """Leaves Ctrl-C, which reaches every process of a terminal, to the first one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def judge_batch(settings: JudgingSettings, records: Iterable[dict[str, Any]]) -> JudgedBatch:

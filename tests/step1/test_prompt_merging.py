@@ -200,6 +200,32 @@ def test_prompts_of_exactly_the_limits_stay(merge, write_json, tokenizer):
     }
 
 
+def test_the_page_shows_what_happened(merge, write_json, tmp_path):
+    """Funnel, examples, clusters; texts are escaped, the same run gives the same page."""
+    rows = [
+        "Explain how tides work.",
+        "Hi! Please explain how tides work, thanks.",
+        "Write <script>alert(1)</script> in bold1 / 1",
+        "keep going",
+        "long " * 400,
+    ]
+    path = write_json([{"instruction": text} for text in rows])
+    pages = []
+    for _ in range(2):
+        merge(sharegpt_prompt_path=path)
+        pages.append((tmp_path / "merged.report.html").read_text(encoding="utf-8"))
+    page = pages[0]
+    assert pages[1] == page and "<script" not in page and "&lt;script&gt;" in page
+    for shown in ("continuation", "too_long", "near_duplicate", "page_counter", "sharegpt"):
+        assert shown in page
+    assert "<h2>Prompts that ask for the same</h2>" in page and "sha256" in page
+    report = json.loads((tmp_path / "merged.report.json").read_text(encoding="utf-8"))
+    assert report["examples"]["dropped"]["continuation"][0]["text"] == "keep going"
+    assert report["near_duplicate_clusters"][0]["dropped"] == 1
+    before_and_after = report["examples"]["cleaned"]["page_counter"][0]
+    assert before_and_after["before"] == rows[2] and rows[2].startswith(before_and_after["after"])
+
+
 def test_no_source_gives_more_than_wished(merge, write_json):
     rows = [{"instruction": f"What is {n} times {n}?", "source": f"s{n % 3}"} for n in range(30)]
     rows = rows[:20] + [row for row in rows[20:] if row["source"] != "s2"]

@@ -1,9 +1,12 @@
 """What a merge writes: training records, reports, card and parquet folder; and what it explains."""
 
 import json
+import multiprocessing
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ from filter_settings import FilterSettings
 from response_judging import JudgingSettings, judge_all
 from step2.merge_cases import OPENING, REPLY, Run, prompt, responses_among
 from step2.merge_cases import response as answer
-from user_error import UserError
+from user_error import TryAgainError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "step2_principle_driven_self_alignment/merge_and_filter_self_align_with_dummy.py"
@@ -296,6 +299,21 @@ def test_several_processes_judge_like_one():
         return [line for batch in batches for line in batch.kept], total
 
     assert judged(1) == judged(2)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line():
+    """The system kills a process where memory runs out; it ended in a traceback."""
+
+    def rows():
+        for number in range(3000):
+            if number == 2000:
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            yield answer(number)
+
+    settings = JudgingSettings(FilterSettings(OPENING), "Dromedary", 42)
+    with pytest.raises(TryAgainError, match="was killed, most likely for lack of memory"):
+        list(judge_all(rows(), settings, 2))
 
 
 @pytest.mark.parametrize(

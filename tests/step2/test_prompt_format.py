@@ -38,6 +38,22 @@ def test_without_a_file_the_dialogue_is_the_self_align_one(tmp_path):
         assert read_prompt_format(write_format(tmp_path, text)) == SELF_ALIGN
 
 
+def test_the_readme_spells_out_the_default(tmp_path, repository):
+    readme = (repository / "step2_principle_driven_self_alignment" / "README.md").read_text()
+    block = re.search(r"```\n(ends_with.*?)```", readme, flags=re.DOTALL)[1]
+    assert read_prompt_format(write_format(tmp_path, block)) == SELF_ALIGN
+
+
+def test_the_formats_of_the_project_fit_their_prompts(repository):
+    formats = sorted((repository / "prompts").rglob("*.format.toml"))
+    assert len(formats) >= 4
+    for path in formats:
+        prompt_file = path.with_name(path.name.replace(".format.toml", ".txt"))
+        dialogue = read_prompt_format(prompt_file)
+        if prompt_file.exists():
+            assert read_principle_prompt(prompt_file, dialogue)
+
+
 def test_markers_may_be_left_out_where_no_rules_look_for_them(tmp_path):
     text = WATSON.replace("self_align", "none").replace("false", "true")
     text = re.sub("(reply|end)_marker.*\n", "", text)
