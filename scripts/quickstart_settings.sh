@@ -36,8 +36,8 @@ refuse() { # MESSAGE
 }
 
 choose_recipe() {
-  GENERATION=(--dtype float32) MERGE=() COMPARE=(--max_new_tokens 256) HELD_OUT=64 EVERY=1
-  TRAINING=(--full_finetune --learning_rate 2e-3 --num_train_epochs 3 --per_device_train_batch_size 16
+  GENERATION=(--dtype float32) MERGE=(--identity_share 0.14) COMPARE=(--max_new_tokens 256) HELD_OUT=64 EVERY=1
+  TRAINING=(--full_finetune --learning_rate 2e-3 --num_train_epochs 4 --per_device_train_batch_size 16
     --gradient_accumulation_steps 1 --max_grad_norm 1 --save_steps 100)
   [[ $MODEL ]] || return 0
   GENERATION=() MERGE=(--identity_share 0.2) COMPARE=(--max_new_tokens 256 --temperature 0)
