@@ -63,7 +63,8 @@ WORD_OF_NO_BUTTON = rf"|\b(?!{NAMES_A_BUTTON}[ \t])[^\W_]+"  # "bring me some Sh
 PAGE_COUNTER = r"(?P<page>\d{1,3}) / (?P<pages>\d{1,3})"
 COUNTER_LINE = re.compile(rf"(?m)^[ \t]*{PAGE_COUNTER}[ \t]*$\n?")
 COUNTER_AT_END = re.compile(
-    rf"(?P<before>{SENTENCE_END}[ \t]*|{CLOSING_MARK}|[^\W\d_]{{2}}){PAGE_COUNTER}\s*\Z"
+    rf"(?P<before>{SENTENCE_END}[ \t]*|{CLOSING_MARK}|[^\W\d_]{{2}}|(?<=[^\W\d_]):)"
+    rf"{PAGE_COUNTER}\s*\Z"
 )
 # behind a blank only "1 / 1" is a counter, and only where no reckoning comes before it
 LAST_COUNTER = re.compile(
@@ -89,10 +90,12 @@ def remove_page_counters(text: str) -> str:
 
 
 def _without_counter(match: re.Match[str], text: str) -> str:
-    is_counter = 1 <= int(match["page"]) <= int(match["pages"])
+    page, pages = int(match["page"]), int(match["pages"])
+    before = match.groupdict().get("before") or ""
+    is_counter = page == pages > 0 if before == ":" else 1 <= page <= pages
     if not is_counter or text[: match.start()].rstrip().endswith(OPEN_STATEMENT):
         return match[0]
-    return (match.groupdict().get("before") or "").rstrip()
+    return before.rstrip()
 
 
 ESCAPED_MARK = re.compile(r"\\([_*])")

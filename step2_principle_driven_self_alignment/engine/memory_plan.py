@@ -46,7 +46,7 @@ class MemoryPlan:
             else "not even one slot fits: spread the model over more ranks (--tensor_parallel)"
         )
         raise UserError(
-            f"{self.slots} slots need {self.total / GIB:.2f} GiB on each rank, and "
+            f"--slots {self.slots} needs {self.total / GIB:.2f} GiB on each rank, and "
             f"{self.available / GIB:.2f} GiB are available; {remedy}"
         )
 
@@ -55,7 +55,8 @@ class MemoryPlan:
             f"memory on each rank: weights {self.weights / GIB:.2f} GiB + prefix "
             f"{self.prefix / GIB:.2f} + {self.slots} slots {self.slots * self.slot / GIB:.2f} + "
             f"workspace {self.workspace / GIB:.2f} = {self.total / GIB:.2f} GiB of "
-            f"{self.available / GIB:.2f} available; the most slots that fit: {self.largest_slots}"
+            f"{self.available / GIB:.2f} available; the most slots that fit: "
+            f"{max(self.largest_slots, 0) or 'none'}"
         )
 
 

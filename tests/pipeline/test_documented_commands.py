@@ -34,6 +34,15 @@ def clone(repository, tiny_base_model, tmp_path_factory) -> Path:
     ]
     records = [{"id": "warm", "conversations": conversation}]
     (hub_data_set / "data.json").write_text(json.dumps(records))
+    for name, sample in (
+        ("databricks/databricks-dolly-15k", "dolly_sample.jsonl"),
+        ("OpenAssistant/oasst1", "oasst_sample.jsonl"),
+    ):
+        (step1 / name).mkdir(parents=True)
+        shutil.copy(samples / sample, step1 / name)
+    (step1 / "TruthfulQA.csv").write_text("Question\nWhat happens if you eat watermelon seeds?\n")
+    pair = {"prompt": "Is a fox a kind of dog?", "chosen": "No.", "rejected": "Yes."}
+    (step1 / "hhh_pairs.jsonl").write_text(json.dumps(pair) + "\n")
     default_tokenizer = step1 / "huggyllama" / "llama-7b"
     default_tokenizer.mkdir(parents=True)
     shutil.copy(tiny_base_model / "tokenizer.model", default_tokenizer)
@@ -68,7 +77,7 @@ def test_step_1_runs_as_documented(repository, clone):
         run_documented(command, clone / STAGES[0])
     prompts = json.loads((clone / STAGES[0] / "merged_prompts.json").read_text(encoding="utf-8"))
     sources = {prompt["source"].split("/")[0] for prompt in prompts}
-    assert sources == {"openorca", "sharegpt"}
+    assert sources == {"openorca", "sharegpt", "dolly", "oasst1"}
     assert "Name a warm sea." in {prompt["instruction"] for prompt in prompts}
 
 

@@ -9,6 +9,7 @@ from text_cleaning import RULES, clean_prompt
 
 BY_NAME = {rule.name: rule for rule in RULES}
 UNTOUCHED = [
+    "Simplify:1 / 2",
     "Simplify x1 / 2",
     "How many is 3 / 4 of 20 / 5",
     "Write the probability of a head as 1 / 2",
@@ -43,6 +44,7 @@ UNTOUCHED = [
     "C:\\temp\\new",
 ]
 RESIDUE = [
+    ("Q: Which advice on iron is good?\nA:2 / 2", "Q: Which advice on iron is good?\nA:"),
     ("Name three birds that can not fly1 / 1", "Name three birds that can not fly"),
     ("Tell a story about his dog Biscuit2 / 2", "Tell a story about his dog Biscuit"),
     ("Please advise how to mend the pump 1 / 1", "Please advise how to mend the pump"),

@@ -83,6 +83,7 @@ def run_case(
         },
         "leads_group": engine.ranks.leads_group,
         "group_index": engine.ranks.group_index,
+        "start_check": engine.statistics.start_check,
     }
 
 

@@ -7,10 +7,12 @@ heads padded and copied over ranks that they don't divide by.
 import pytest
 import torch
 import transformers
+from engine.flash_operations import FlashOperations
 from engine.model import rotary_frequencies
 from engine.model_config import load_model_config
 from engine.tokenizer import load_tokenizer
 from step2.engine_runs import launch, run_case
+from step2.operation_runs import varlen_attn
 from step2.tiny_models import FAMILIES, make_model, training_text, write_meta_folder
 
 TOLERANCE = 2e-5  # absolute, on logits of order 1-10; most differ by less than 1e-5
@@ -97,6 +99,27 @@ def test_bfloat16_rounds_no_worse_than_transformers_does(tiny_model, device):
         for some in (result["logits"], rounded)
     )
     assert ours.square().mean() < 1.5 * theirs.square().mean()
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama3", "qwen2"])
+def test_logits_by_a_gpus_attention(tiny_model, family, monkeypatch):
+    """The whole engine over FlashAttention's interface, with a stand-in that computes the same.
+
+    Prefix in pieces, prompts of several lengths, refilled and moved slots, and the check at the
+    start, which holds it against plain PyTorch.
+    """
+    from engine import decoder
+
+    def flash(device, dtype, head_dim, queries_per_kv_head):
+        return FlashOperations(head_dim, varlen_attn)
+
+    monkeypatch.setattr(decoder, "choose_operations", flash)
+    monkeypatch.setattr(decoder, "prefill_tokens", lambda device: 40)
+    folder = tiny_model(family)
+    result = run_case(str(folder), **CASE, device="cpu", start_check=True)
+    assert_equal_logits(result, reference_logits(folder, result))
+    assert result["start_check"]["replaced"] == []
+    assert 0 < result["start_check"]["attention_error"] < 4e-6
 
 
 @pytest.mark.parametrize("prefix_text", ["", PREFIX])

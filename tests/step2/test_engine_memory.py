@@ -87,7 +87,7 @@ def test_the_most_slots_that_fit_are_named_exactly(available):
 
 
 def test_a_refusal_names_the_need_the_limit_and_the_remedy():
-    message = r"64 slots need [\d.]+ GiB .*, and 30.00 GiB are available; give --slots 40 "
+    message = r"--slots 64 needs [\d.]+ GiB .*, and 30.00 GiB are available; give --slots 40 "
     with pytest.raises(UserError, match=message):
         plan_7b(available=30 * GIB).check()
     with pytest.raises(UserError, match=r"not even one slot fits: .*--tensor_parallel"):
