@@ -111,7 +111,8 @@ def readable(text: str) -> str:
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
-    dtype, device = DTYPES.get(args.dtype), choose_device(args.device)
+    dtype = DTYPES.get(args.dtype)
+    device = getattr(args, "device_map", None) or choose_device(args.device)
     if args.adapter_dir is None:
         return load_base_model(
             args.model_name_or_path,

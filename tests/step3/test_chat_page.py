@@ -75,6 +75,7 @@ def address(repository, talkative_model):
         port = free.getsockname()[1]
     command = [sys.executable, str(repository / SCRIPT), "--model_name_or_path", talkative_model]
     command += ["--port", str(port), "--max_new_tokens", "2000", "--temperature", "0"]
+    command += ["--device_map", "auto"]
     server = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
