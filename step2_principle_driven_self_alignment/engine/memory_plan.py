@@ -108,7 +108,7 @@ def plan(
     )
 
 
-def describe_gpus(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]) -> str:
+def gpu_table(plan_for: Callable[[int, int], MemoryPlan], degrees: list[int]) -> str:
     """A table for people: what lies on each GPU, and the most slots, by the size of the GPUs.
 
     `plan_for(degree, bytes available)` plans for a model that is spread over `degree` GPUs.

@@ -7,7 +7,6 @@ import torch
 from prompt_format import SELF_ALIGN, PromptFormat
 from user_error import UserError
 
-from engine import memory_plan
 from engine.device import (
     DTYPES,
     available_memory,
@@ -18,7 +17,8 @@ from engine.device import (
 )
 from engine.head_layout import plan_heads
 from engine.launch_ranks import LaunchRanks
-from engine.memory_plan import MemoryPlan
+from engine.memory_plan import MemoryPlan, gpu_table
+from engine.memory_plan import plan as plan_rank
 from engine.model_config import (
     ModelConfig,
     load_model_config,
@@ -95,7 +95,7 @@ def prepare(settings: EngineSettings) -> PreparedLaunch:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, config.torch_dtype, device)
     ranks = LaunchRanks.from_environment(settings.tensor_parallel)
-    plan = memory_plan.plan(
+    plan = plan_rank(
         config,
         plan_heads(config.query_heads, config.kv_heads, ranks.tensor_parallel),
         dtype,
@@ -125,7 +125,7 @@ def describe_gpus(settings: EngineSettings) -> str:
     dtype = DTYPES.get(settings.dtype) or DTYPES.get(config.torch_dtype, torch.bfloat16)
 
     def plan_for(degree: int, available: int) -> MemoryPlan:
-        return memory_plan.plan(
+        return plan_rank(
             config,
             plan_heads(config.query_heads, config.kv_heads, degree),
             dtype,
@@ -140,7 +140,7 @@ def describe_gpus(settings: EngineSettings) -> str:
 
     degrees = sorted({*GPUS_OF_A_NODE, launch.ranks.tensor_parallel})
     name = str(dtype).removeprefix("torch.")
-    return f"on GPUs, in {name}:\n{memory_plan.describe_gpus(plan_for, degrees)}"
+    return f"on GPUs, in {name}:\n{gpu_table(plan_for, degrees)}"
 
 
 def _check_sizes(settings: EngineSettings, config: ModelConfig, prefix_tokens: int) -> None:
