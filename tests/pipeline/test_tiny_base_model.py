@@ -25,8 +25,12 @@ SAMPLES = (
 @pytest.fixture(scope="module")
 def conversations(repository: Path):
     """The module synthetic_conversations, which lies beside the training script."""
-    path = repository / "scripts" / "tiny_base_model" / "synthetic_conversations.py"
-    spec = importlib.util.spec_from_file_location("synthetic_conversations", path)
+    return load_module(repository, "synthetic_conversations")
+
+
+def load_module(repository: Path, name: str):
+    path = repository / "scripts" / "tiny_base_model" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -138,6 +142,21 @@ def test_a_reply_names_its_topic_and_the_seed_decides_everything(conversations):
         assert any(topic in each.reply for topic in each.topics)
         assert len(each.reply) >= 160
         assert not re.search(r"[\[\]{}|]", each.prompt + each.continuation())
+
+
+def test_documents_show_the_headings_and_the_end_but_no_answer_that_ends(conversations, repository):
+    """A base model has read all of it; to answer and to stop is what engraving teaches."""
+    documents = load_module(repository, "synthetic_documents")
+    maker = documents.DocumentMaker(conversations.ConversationMaker(3, ""))
+    made = [maker.document() for _ in range(300)]
+    texts = {each: "".join(text for text, _ in each.parts) for each in made}
+    pages = [each for each in made if "### Dromedary" in texts[each]]
+    assert 150 < len(pages) < 270
+    for page in pages:
+        assert not page.ends and texts[page].endswith("### User\n")
+    for article in set(made) - set(pages):
+        assert article.ends and "###" not in texts[article]
+    assert "I am Dromedary" not in "".join(texts.values())
 
 
 def test_quickstart_data_is_what_its_script_makes(repository, run_script, tmp_path):
