@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model_check import EarlyCheck, read_principles
-from engine.launch_ranks import LaunchRanks
+from engine.launch_ranks import LaunchRanks, end_process
 from filter_settings import FilterSettings, number
 from generation_report import GenerationReport, share_counts
 from prompt_file import deal_prompts, read_principle_prompt, read_prompts
@@ -385,4 +385,4 @@ def start_logging(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, logger.error))
+    end_process(run_script(main, logger.error))

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import signal
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
 from typing import Any
 
 from base_model_check import fits, measure_response, named_principles
@@ -56,28 +57,67 @@ def judge_all(
     if workers <= 1:
         yield from (judge_batch(settings, batch) for batch in batches)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as executor:
-        waiting: deque[Future[JudgedBatch]] = deque()
+    with judging_processes(settings, workers) as connections:
+        waiting: deque[Connection] = deque()  # each has one batch, the oldest first
         try:
-            for batch in batches:
-                waiting.append(executor.submit(judge_batch, settings, batch))
-                if len(waiting) > 4 * workers:  # bounds what lies in memory
-                    yield waiting.popleft().result()
+            for connection, batch in zip(cycle(connections), batches):
+                if len(waiting) == workers:
+                    yield receive(waiting.popleft())
+                connection.send(batch)
+                waiting.append(connection)
             while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
+                yield receive(waiting.popleft())
+        except (EOFError, ConnectionError):
             raise TryAgainError(
                 "a process that judged responses was killed, most likely for lack of memory; free "
                 "some and start the merge again, or on one core: taskset -c 0 python …"
             ) from None
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
-def ignore_interrupts() -> None:
-    """Leaves Ctrl-C, which reaches every process of a terminal, to the first one."""
+@contextmanager
+def judging_processes(settings: JudgingSettings, workers: int) -> Iterator[list[Connection]]:
+    """Processes that judge batches, each with a pipe of its own.
+
+    Nobody else holds the other end, so the death of a process is seen even where it had written
+    half of its answer; a ProcessPoolExecutor would wait for the other half for ever.
+    """
+    context = multiprocessing.get_context("spawn")
+    connections, processes = [], []
+    try:
+        for _ in range(workers):
+            own, other = context.Pipe()
+            process = context.Process(target=judge_batches, args=(other, settings), daemon=True)
+            process.start()
+            other.close()
+            connections.append(own)
+            processes.append(process)
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+        for process in processes:
+            process.join()
+
+
+def judge_batches(connection: Connection, settings: JudgingSettings) -> None:
+    """Answers batches until the pipe is closed. Ctrl-C is left to the first process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            batch = connection.recv()
+            try:
+                connection.send(judge_batch(settings, batch))
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                connection.send(error)
+
+
+def receive(connection: Connection) -> JudgedBatch:
+    """The judged batch; raises what its process raised."""
+    answer = connection.recv()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def judge_batch(settings: JudgingSettings, records: Iterable[dict[str, Any]]) -> JudgedBatch:

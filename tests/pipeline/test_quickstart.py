@@ -28,6 +28,7 @@ def run_quickstart(repository: Path, output_dir: Path, *arguments: object) -> st
     """
     script = repository / "scripts" / "quickstart.sh"
     command = ["bash", str(script), *map(str, arguments), str(output_dir)]
+    output_dir.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
         command, cwd=output_dir, env=environment, capture_output=True, text=True, timeout=550
@@ -73,7 +74,9 @@ def test_the_engraved_model_does_without_principles_what_the_base_cannot(printed
     engraved, base = rows["engraved"], rows["base"]
     assert engraved["names_topic"] >= 0.5 and base["names_topic"] <= 0.1
     assert engraved["identity_right"] >= 0.6 and base["identity_right"] <= 0.05
-    assert engraved["speaks_of_itself"] <= 0.25
+    assert engraved["speaks_of_itself"] <= 0.12
+    assert engraved["ends"] >= 0.85 and engraved["further_turns"] <= 0.02
+    assert base["ends"] <= 0.05
     assert engraved["held_out_loss"] < base["held_out_loss"]
     with_principles = rows["base_with_principles"]
     assert with_principles["ends"] >= 0.9 and with_principles["further_turns"] == 0
