@@ -40,58 +40,77 @@ CONCLUDE = (
     r"|conclude|infer))|are we (?:justified|right|allowed)|it must be (?:true|the case))"
 )
 
-PARTS = (
-    rf"{PREMISE}.*{HYPOTHESIS}",
-    rf"{HYPOTHESIS}.*{PREMISE}",
-    r"[\[<{](?:premise|hypothesis)[\]>}]",
-    # both words, and what the task is about
-    r"\bpremise\b.*\bhypothesis\b.*\b(?:true|follow|conclude|infer|support|entail|correct)",
-    r"\b(?:true|follow\w*|conclude|infer|support\w*|correct|draw)\b[^\n]*\bhypothesis\b[^\n]*\b(?:from|given|based"
-    r"|context|text|paragraph|passage|premise)",
-    r"(?:determine|decide|say|tell|judge|check|state)[^\n.]{0,30} (?:if|whether) the (?:hypothesis|sentence|statement"
-    r"|claim|conclusion)[^\n.]{0,40} (?:is|are|was) (?:\w+ )?(?:true|supported|implied|entailed|right|correct)"
-    r"[^\n.]{0,60}(?:[:.]|$|based|given|according|\n)[^\n]*\n",
-    # the answer options that only such tasks have: on a line of their own, or beside yes and no
-    rf"(?:^|\n)[^\w\n]*(?:\(?[a-c1-3][.)] ?)?{UNDECIDED}[^\w\n]*(?:\n|$)",
-    rf"\b(?:yes|no)\b\W{{1,8}}{UNDECIDED}|{UNDECIDED}\W{{1,8}}(?:or )?\b(?:yes|no)\b",
-    r"\bentail(?:s|ed|ment|ing)?\b.{0,300}\b(?:contradict|neutral)|\b(?:contradict\w*|neutral)\b.{0,300}\bentail",
-    rf"\bentail(?:s|ed)?\b[^\n.]{{0,12}}(?:{QUOTE}|{PAIR}[^\n.]{{0,12}}(?:sentence|statement|text|premise|one\b))",
-    rf"(?:{QUOTE}|sentence|statement|premise)[^\n.]{{0,12}} entails? ",
-    # a conclusion, with the statement marked or the answers given
-    rf"{CONCLUDE}[^\n.?]{{0,40}}?{STATEMENT}",
-    rf"{CONCLUDE}[^\n?]{{0,60}}(?:the following|this sentence|the sentence below|that sentence|next sentence)",
-    rf"{CONCLUDE}.{{0,500}}(?:{TRIPLE}|{OPTIONS})",
-    rf"\bis (?:the )?(?:claim|statement|conclusion)\b.{{0,500}}{TRIPLE}",
-    rf"(?:{OPTIONS}).{{0,300}}{CONCLUDE}",
-    r"(?:does|do|would) (?:the|this)(?: \w+)? (?:next |second |following |last |other )?(?:sentence|statement|text)"
-    r"[^\n?]{0,30} (?:follow|hold)",
-    rf"\bif {STATEMENT},? (?:then )?(?:is|does|can|must|would|do)\b",
-    rf"\bis {STATEMENT} (?:then |also |necessarily )?(?:true|correct|right|a (?:true|valid|correct))\b",
-    rf"\bis the (?:sentence|statement|claim)[:,]? {STATEMENT}[^\n]{{0,12}}(?:true|false|correct|valid)",
-    rf"\w\W?{QUOTE} (?:\w+ ){{0,5}}(?:accurate|true|correct|valid) (?:\w+ ){{0,3}}(?:based on|given|if|according)\b",
-    rf"\w\W?{QUOTE} is (?:\w+ )?(?:true|correct|guaranteed),",
-    r"is (?:the )?(?:sentence (?:2|b|two)|second sentence)[^\n?]{0,20} (?:true|false|implied|supported|correct)",
-    rf"[?.\"”]\s*true,? (?:or )?false,? or {THIRD_OPTION}",
-    r"take the following as (?:the )?truth|keeping in mind the (?:above|following) (?:text|passage)"
-    r"|using only the (?:above|following|previous) (?:description|passage|text)",
-    rf"(?:{QUOTE}|\b(?:sentence|statement|line|claim|text|hypothesis)\b)[^\n.?]{{0,15}} (?:logically |necessarily )?"
-    r"follows? from",
-    rf"\b(?:deduced|inferred|concluded|implied|entailed|supported)\b[^\n.?]{{0,15}}\b(?:by|from)\b[^\n.?]{{0,15}}"
-    rf"(?:{QUOTE}|\b(?:sentence|statement|passage|text|paragraph|context|premise|first|above)\b)",
-    rf"\b(?:can|could|may) (?:this|it|the following) (?:be )?(?:deduced|inferred|concluded|entailed)\b.{{0,300}}"
-    rf"(?:{TRIPLE}|\?\s*\z)",
-    r"\b(?:certain|guaranteed|possible|impossible|always|sometimes|never), (?:certain|guaranteed|possible|impossible"
-    r"|always|sometimes|never),? or (?:certain|guaranteed|possible|impossible|always|sometimes|never)\b[^\n]{0,12}"
-    r"(?:that|true|correct|\?)",
-    r"\b(?:first|second) (?:sentence|statement|one)[^\n.?]{0,10} must be true",
-    # whether a sentence answers a question
-    r"does this (?:sentence|text|passage) answer (?:it|the question|this question)",
-    rf"(?:does|do|is) (?:the )?(?:sentence |answer |text |passage )?[:,]?{STATEMENT}[^\n?]{{0,30}}answer",
-    rf"(?:answer|answers|answered)[^\n?]{{0,20}}question(?: of)?:? ?{STATEMENT}[^\n]{{0,5}}(?:\n|$)[^\n]*(?:yes|no)",
-    r"(?:does|is|can)[^\n.?]{0,30}(?:sentence|passage|text|answer)[^\n.?]{0,60}(?:\banswer|contain the (?:correct )?answer)"
-    r"[^\n.?]{0,20}(?:the|this|that|above|given) (?:\w+ )?question",
-    r"is the (?:above )?question answered[^\n.]{0,40}\?",
-)
+# Patterns by a word that each of them needs: only texts that have it are searched
+PARTS = {
+    r"premise|hypothesis": (
+        rf"{PREMISE}.*{HYPOTHESIS}",
+        rf"{HYPOTHESIS}.*{PREMISE}",
+        r"[\[<{](?:premise|hypothesis)[\]>}]",
+        # both words, and what the task is about
+        r"\bpremise\b.*\bhypothesis\b.*\b(?:true|follow|conclude|infer|support|entail|correct)",
+        r"\b(?:true|follow\w*|conclude|infer|support\w*|correct|draw)\b[^\n]*\bhypothesis\b[^\n]*\b(?:from|given|based"
+        r"|context|text|paragraph|passage|premise)",
+    ),
+    r"possible to (?:say|tell|know)": (
+        # the answer options that only such tasks have: on a line of their own, or beside yes and no
+        rf"(?:^|\n)[^\w\n]*(?:\(?[a-c1-3][.)] ?)?{UNDECIDED}[^\w\n]*(?:\n|$)",
+        rf"\b(?:yes|no)\b\W{{1,8}}{UNDECIDED}|{UNDECIDED}\W{{1,8}}(?:or )?\b(?:yes|no)\b",
+    ),
+    r"entail": (
+        r"\bentail(?:s|ed|ment|ing)?\b.{0,300}\b(?:contradict|neutral)|\b(?:contradict\w*|neutral)\b.{0,300}\bentail",
+        rf"\bentail(?:s|ed)?\b[^\n.]{{0,12}}(?:{QUOTE}|{PAIR}[^\n.]{{0,12}}(?:sentence|statement|text|premise|one\b))",
+        rf"(?:{QUOTE}|sentence|statement|premise)[^\n.]{{0,12}} entails? ",
+    ),
+    CONCLUDE: (
+        # a conclusion, with the statement marked or the answers given
+        rf"{CONCLUDE}[^\n.?]{{0,40}}?{STATEMENT}",
+        rf"{CONCLUDE}[^\n?]{{0,60}}(?:the following|this sentence|the sentence below|that sentence|next sentence)",
+        rf"{CONCLUDE}.{{0,500}}(?:{TRIPLE}|{OPTIONS})",
+        rf"(?:{OPTIONS}).{{0,300}}{CONCLUDE}",
+    ),
+    r"true|false|correct|valid|accurate|guaranteed|supported|implied|entailed|right|possible": (
+        r"(?:determine|decide|say|tell|judge|check|state)[^\n.]{0,30} (?:if|whether) the (?:hypothesis|sentence|statement"
+        r"|claim|conclusion)[^\n.]{0,40} (?:is|are|was) (?:\w+ )?(?:true|supported|implied|entailed|right|correct)"
+        r"[^\n.]{0,60}(?:[:.]|$|based|given|according|\n)[^\n]*\n",
+        rf"\bis (?:the )?(?:claim|statement|conclusion)\b.{{0,500}}{TRIPLE}",
+        rf"\bis {STATEMENT} (?:then |also |necessarily )?(?:true|correct|right|a (?:true|valid|correct))\b",
+        rf"\bis the (?:sentence|statement|claim)[:,]? {STATEMENT}[^\n]{{0,12}}(?:true|false|correct|valid)",
+        rf"\w\W?{QUOTE} (?:\w+ ){{0,5}}(?:accurate|true|correct|valid) (?:\w+ ){{0,3}}(?:based on|given|if|according)\b",
+        rf"\w\W?{QUOTE} is (?:\w+ )?(?:true|correct|guaranteed),",
+        r"is (?:the )?(?:sentence (?:2|b|two)|second sentence)[^\n?]{0,20} (?:true|false|implied|supported|correct)",
+        rf"[?.\"”]\s*true,? (?:or )?false,? or {THIRD_OPTION}",
+        r"\b(?:certain|guaranteed|possible|impossible|always|sometimes|never), (?:certain|guaranteed|possible|impossible"
+        r"|always|sometimes|never),? or (?:certain|guaranteed|possible|impossible|always|sometimes|never)\b[^\n]{0,12}"
+        r"(?:that|true|correct|\?)",
+        r"\b(?:first|second) (?:sentence|statement|one)[^\n.?]{0,10} must be true",
+    ),
+    r"follow|hold|deduced|inferred|concluded|implied|supported": (
+        r"(?:does|do|would) (?:the|this)(?: \w+)? (?:next |second |following |last |other )?(?:sentence|statement|text)"
+        r"[^\n?]{0,30} (?:follow|hold)",
+        rf"(?:{QUOTE}|\b(?:sentence|statement|line|claim|text|hypothesis)\b)[^\n.?]{{0,15}} (?:logically |necessarily )?"
+        r"follows? from",
+        rf"\b(?:deduced|inferred|concluded|implied|entailed|supported)\b[^\n.?]{{0,15}}\b(?:by|from)\b[^\n.?]{{0,15}}"
+        rf"(?:{QUOTE}|\b(?:sentence|statement|passage|text|paragraph|context|premise|first|above)\b)",
+        rf"\b(?:can|could|may) (?:this|it|the following) (?:be )?(?:deduced|inferred|concluded|entailed)\b.{{0,300}}"
+        rf"(?:{TRIPLE}|\?\s*\z)",
+    ),
+    r"answer": (
+        # whether a sentence answers a question
+        r"does this (?:sentence|text|passage) answer (?:it|the question|this question)",
+        rf"(?:does|do|is) (?:the )?(?:sentence |answer |text |passage )?[:,]?{STATEMENT}[^\n?]{{0,30}}answer",
+    ),
+    r"answer[^\n.?]*question|question answered": (
+        rf"(?:answer|answers|answered)[^\n?]{{0,20}}question(?: of)?:? ?{STATEMENT}[^\n]{{0,5}}(?:\n|$)[^\n]*(?:yes|no)",
+        r"(?:does|is|can)[^\n.?]{0,30}(?:sentence|passage|text|answer)[^\n.?]{0,60}(?:\banswer|contain the (?:correct )?answer)"
+        r"[^\n.?]{0,20}(?:the|this|that|above|given) (?:\w+ )?question",
+        r"is the (?:above )?question answered[^\n.]{0,40}\?",
+    ),
+    r"if |following|passage|description": (
+        rf"\bif {STATEMENT},? (?:then )?(?:is|does|can|must|would|do)\b",
+        r"take the following as (?:the )?truth|keeping in mind the (?:above|following) (?:text|passage)"
+        r"|using only the (?:above|following|previous) (?:description|passage|text)",
+    ),
+}
 # one of these words is in all such tasks: what has none is passed by at once
 SIGNS = (
     r"(?i)premise|hypothesis|entail|contradict|possible to|infer|conclu|deduc|impl(?:y|ie)|justified"
@@ -111,8 +130,11 @@ def is_inference_task(questions: pa.Array) -> np.ndarray:
     rows = np.flatnonzero(likely)
     few = questions.take(pa.array(rows))
     found = np.zeros(len(rows), dtype=bool)
-    for part in PARTS:  # one by one: together they are ten times slower
-        found |= _matches(few, f"(?is){part}")
+    for sign, parts in PARTS.items():
+        signed = np.flatnonzero(_matches(few, f"(?is){sign}"))
+        texts = few.take(pa.array(signed))
+        for part in parts:  # one by one: together they are ten times slower
+            found[signed] |= _matches(texts, f"(?is){part}")
     likely[rows] = found
     return likely
 
